@@ -1,0 +1,1 @@
+"""The runner: knows trials and results, and no method, dataset or task by name."""

@@ -1,0 +1,273 @@
+"""Dataset: one published dataset, read in its own on-disk format, real or miniature, by one reader.
+
+A subclass states where its files lie (`required`), how to read them (`read`), what they are (`spec`) and
+how its miniature is rendered (`render`). Everything else - the cache, the manifest, the missing-file
+message, the loaders and their seeds - is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from datamodules.specs import Spec
+
+Variant = Literal["miniature", "real"]
+Split = Literal["train", "val", "test"]
+
+DEFAULT_CACHE = Path("~/.cache/paragone")
+
+
+class DataError(Exception):
+    """A file that is missing, malformed or of the wrong shape; the message names it and what to do."""
+
+
+class Serving(TypedDict, total=False):
+    """How a dataset serves its samples; keywords that every dataset takes."""
+
+    batch_size: int
+    test_batch_size: int
+    workers: int
+    seed: int
+    cache: str | Path | None
+
+
+class Dataset(pl.LightningDataModule, ABC):
+    """A dataset with three splits, in one published layout.
+
+    root: folder that holds the published folder (needed for `variant="real"`).
+    variant: "real" reads under `root`; "miniature" renders a small stand-in of the same format under the
+        cache and reads that. One never stands in for the other by itself.
+    batch_size, test_batch_size: samples a batch in training, and in validation and test.
+    workers: loader processes; 0 loads in the process that trains.
+    seed: of the order of training samples and of the loaders' augmentation.
+    cache: folder of the rendered miniatures; default `~/.cache/paragone`.
+
+    Raises `DataError` where files are missing or malformed.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    """Names of the tasks whose batches this dataset can serve."""
+    title: ClassVar[str]
+    url: ClassVar[str]
+    licence: ClassVar[str]
+    required: ClassVar[tuple[str, ...]]
+    """Glob patterns under the root; each must match at least one path."""
+    version: ClassVar[int] = 1
+    """Raised when the miniature's rendering or the reading of files changes what a trial would see."""
+    variants: ClassVar[tuple[Variant, ...]] = ("miniature", "real")
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        variant: Variant = "miniature",
+        *,
+        batch_size: int = 32,
+        test_batch_size: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+        cache: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if variant not in self.variants:
+            raise ValueError(f"{self.name}: variant {variant!r} is none of {', '.join(self.variants)}")
+        if variant == "real" and root is None:
+            raise DataError(f"{self.name}: the real files need a root.\n{self.instructions()}")
+        if batch_size < 1 or test_batch_size < 1:
+            raise ValueError(f"{self.name}: batch sizes must be positive")
+        self.variant: Variant = variant
+        self.batch_size = batch_size
+        self.test_batch_size = test_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.cache = Path(cache if cache is not None else DEFAULT_CACHE).expanduser()
+        self.root = Path(root) if variant == "real" and root is not None else self.miniature_folder
+        self._splits: dict[str, MapDataset[dict[str, Any]]] = {}
+
+    # What a dataset writes itself.
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The facts a method is built from. May read files; calls `prepare_data` first if it does."""
+
+    @abstractmethod
+    def read(self, split: Split) -> MapDataset[dict[str, Any]]:
+        """A map-style dataset of samples (dicts as the task's batch contract says, without batch axis)."""
+
+    @classmethod
+    @abstractmethod
+    def render(cls, folder: Path) -> None:
+        """Write the miniature in the published layout under `folder`, always the same bytes."""
+
+    @property
+    def collate(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """How samples become a batch; default: `stack_samples`."""
+        return stack_samples
+
+    # What all datasets share.
+
+    @property
+    def miniature_folder(self) -> Path:
+        return self.cache / f"{self.name}-v{self.version}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the miniature is rendered, or the real files are there."""
+        return (self.root / "manifest.json").is_file() if self.variant == "miniature" else not self.missing()
+
+    def instructions(self) -> str:
+        """What must lie where, where it comes from and under which licence."""
+        layout = "\n".join(f"  <root>/{pattern}" for pattern in self.required)
+        return f"{self.title} is expected as\n{layout}\nGet it from {self.url} (licence: {self.licence})."
+
+    def missing(self) -> list[str]:
+        """The patterns of `required` that nothing under the root matches."""
+        return [pattern for pattern in self.required if next(self.root.glob(pattern), None) is None]
+
+    def prepare_data(self) -> None:
+        """Render the miniature if it isn't there, or check that the real files are."""
+        if self.variant == "miniature":
+            self._render_once()
+        elif missing := self.missing():
+            raise DataError(f"{self.name}: not found under {self.root}: {', '.join(missing)}\n{self.instructions()}")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing to do: splits are opened when they are first asked for."""
+
+    def split(self, split: Split) -> MapDataset[dict[str, Any]]:
+        """The opened split, read once."""
+        if split not in self._splits:
+            self._splits[split] = self.read(split)
+        return self._splits[split]
+
+    def data_version(self) -> str:
+        """Identifies the data a trial sees: the reader's version, and for real files a digest of the
+        names and sizes of the files that `required` matches."""
+        if self.variant == "miniature":
+            return f"miniature-{self.version}"
+        digest = hashlib.sha256()
+        for path, size in self._files():
+            digest.update(f"{path}:{size}\n".encode())
+        return f"real-{self.version}-{digest.hexdigest()[:12]}"
+
+    def verify(self) -> list[str]:
+        """Problems of the files on disk: missing ones and, for the miniature, ones unlike the manifest."""
+        if self.variant == "real":
+            return [f"missing: {pattern}" for pattern in self.missing()]
+        manifest_file = self.root / "manifest.json"
+        if not manifest_file.is_file():
+            return [f"missing: {manifest_file}"]
+        checksums = json.loads(manifest_file.read_text())["checksums"]
+        return [
+            f"changed or missing: {self.root / path}"
+            for path, checksum in checksums.items()
+            if not (self.root / path).is_file() or _checksum(self.root / path) != checksum
+        ]
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Shuffled by `seed` alone: the same order for every method, whatever else draws random numbers."""
+        generator = torch.Generator().manual_seed(self.seed)
+        samples = self.split("train")
+        return DataLoader(
+            samples,
+            batch_size=self.batch_size,
+            shuffle=True,
+            drop_last=len(samples) > self.batch_size,  # type: ignore[arg-type]
+            generator=generator,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            worker_init_fn=_seed_worker,
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return self._ordered("val")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return self._ordered("test")
+
+    def _ordered(self, split: Split) -> DataLoader[dict[str, Any]]:
+        return DataLoader(
+            self.split(split),
+            batch_size=self.test_batch_size,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+        )
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        for pattern in self.required:
+            for path in sorted(self.root.glob(pattern)):
+                inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+                for file in inside:
+                    if file.is_file():
+                        yield file.relative_to(self.root).as_posix(), file.stat().st_size
+
+    def _render_once(self) -> None:
+        """Render into a temporary folder beside the target and rename it: whoever comes second finds it whole."""
+        if self.ready:
+            return
+        self.cache.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=self.cache))
+        try:
+            self.render(scratch)
+            files = sorted(path for path in scratch.rglob("*") if path.is_file())
+            manifest = {
+                "dataset": self.name,
+                "version": self.version,
+                "checksums": {path.relative_to(scratch).as_posix(): _checksum(path) for path in files},
+            }
+            (scratch / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            scratch.chmod(0o755)
+            try:
+                os.rename(scratch, self.root)
+            except OSError:
+                if not self.ready:
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def stack_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples to a batch: tensors of equal shape are stacked, numbers become a tensor, the rest stays a list."""
+    batch: dict[str, Any] = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if isinstance(first, torch.Tensor):
+            shapes = {tuple(value.shape) for value in values}
+            if len(shapes) > 1:
+                raise DataError(f"cannot batch {key!r}: shapes {sorted(shapes)} differ; use a batch size of 1")
+            batch[key] = torch.stack(values)
+        elif isinstance(first, bool | int | float):
+            batch[key] = torch.tensor(values)
+        else:
+            batch[key] = values
+    return batch
+
+
+def random_generator(*seed: int | str) -> np.random.Generator:
+    """A NumPy generator that depends on nothing but `seed` (numbers and names)."""
+    digest = hashlib.sha256(":".join(map(str, seed)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def _seed_worker(worker: int) -> None:
+    np.random.seed(torch.initial_seed() % 2**32)  # noqa: NPY002
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,109 @@
+"""What a dataset tells a method about itself: the one object a method is built from.
+
+A spec holds facts of the data (classes, channels, sensor geometry), never choices of a method. It is
+frozen and made of plain JSON values, so that a checkpoint can carry it and a trial can be rebuilt from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Facts that every dataset states.
+
+    dataset: the dataset's name, for messages and drawings only.
+    channels: input channels.
+    """
+
+    dataset: str
+    channels: int = 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values, with its class name under `kind`."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> Spec:
+        """Rebuild a spec written by `to_json`; a `ValueError` names an unknown kind."""
+        fields = dict(document)
+        kind = fields.pop("kind", None)
+        kinds = {cls.__name__: cls for cls in _subclasses(Spec)}
+        if kind not in kinds:
+            raise ValueError(f"unknown spec kind {kind!r}; known: {', '.join(sorted(kinds))}")
+        return kinds[kind](**{key: _tuples(value) for key, value in fields.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageClassesSpec(Spec):
+    """Labelled pictures: image classification, retrieval.
+
+    classes: class names in label order.
+    image_size: (height, width) in pixels of what the loader serves.
+    """
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelClassesSpec(Spec):
+    """Pictures with a class for each pixel.
+
+    classes: class names in label order, background included where the dataset has one.
+    ignore_index: label of pixels that count nowhere (255: void and padding).
+    palette: RGB 0..255 a class, for drawings.
+    """
+
+    classes: tuple[str, ...]
+    ignore_index: int = 255
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSpec(Spec):
+    """Pictures with boundary maps of several annotators.
+
+    annotators: the largest number of annotators of one picture.
+    max_distance: matching tolerance of the benchmark as a fraction of the image diagonal.
+    """
+
+    annotators: int
+    max_distance: float = 0.0075
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidarSpec(Spec):
+    """Spinning-LiDAR scans with a class for each point.
+
+    classes: names in label order; class 0 is `unlabeled` and counts nowhere.
+    class_frequency: share of each class among the *training* points (unlabelled included), sums to 1.
+    beams, azimuths: rows and columns of the sensor's full range image.
+    fov_up, fov_down: vertical field of view in degrees (+3, -25 for the HDL-64E).
+    mean, std: of (range, x, y, z, remission) over measured points, in metres (remission 0..1).
+    raw_ids: the published raw label id to write for each class.
+    palette: RGB 0..255 a class, for drawings.
+    """
+
+    classes: tuple[str, ...]
+    class_frequency: tuple[float, ...]
+    beams: int
+    azimuths: int
+    fov_up: float
+    fov_down: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    raw_ids: tuple[int, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    channels: int = 5
+
+
+def _subclasses(cls: type[Spec]) -> list[type[Spec]]:
+    direct = cls.__subclasses__()
+    return [cls, *direct, *(deeper for child in direct for deeper in _subclasses(child)[1:])]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
