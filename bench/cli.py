@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.leaderboard import Leaderboard
     from bench.results import Result, ResultStore
     from bench.sweep import Plan
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="paragone", description="Sweep vision methods x datasets x seeds, and compare.")
+    parser = argparse.ArgumentParser(
+        prog="paragone", description="Sweep vision methods x datasets x seeds, and compare."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="what there is")
@@ -60,19 +64,31 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--variant", choices=["miniature", "real"])
     run.add_argument("--profile", choices=["smoke", "mini", "paper"])
     run.add_argument("--seeds", type=_numbers, metavar="0,1,2")
-    run.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="for every method that has it")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="for every method that has it"
+    )
     _places(run)
     _results(run)
-    run.add_argument("--jobs", type=int, metavar="N", help="trials at a time; 0: in this process, without Ray")
+    run.add_argument(
+        "--jobs", type=int, metavar="N", help="trials at a time; 0: in this process, without Ray"
+    )
     run.add_argument("--address", help="of a running Ray cluster")
-    run.add_argument("--threads", type=int, default=1, help="torch threads a trial; numbers depend on it (default 1)")
+    run.add_argument(
+        "--threads", type=int, default=1, help="torch threads a trial; numbers depend on it (default 1)"
+    )
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="longest a trial may take")
-    run.add_argument("--memory", type=float, metavar="MIB", help="most host memory a trial may take (with --jobs >= 1)")
-    run.add_argument("--retries", type=int, default=0, metavar="N", help="further tries of a trial that fails")
+    run.add_argument(
+        "--memory", type=float, metavar="MIB", help="most host memory a trial may take (with --jobs >= 1)"
+    )
+    run.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="further tries of a trial that fails"
+    )
     run.add_argument("--keep-checkpoints", action="store_true", help="keep every trial's weights")
     run.add_argument("--wandb", choices=["online", "offline", "disabled"], default="disabled")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
-    run.add_argument("--out", type=Path, metavar="DIR", help="where leaderboards go (default RESULTS/leaderboards)")
+    run.add_argument(
+        "--out", type=Path, metavar="DIR", help="where leaderboards go (default RESULTS/leaderboards)"
+    )
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", help="one result, whole")
@@ -99,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="check or prepare a dataset")
     data.add_argument("action", choices=["check", "prepare"])
     data.add_argument("dataset")
-    data.add_argument("--variant", choices=["miniature", "real"], help="default: real with --data-root, else miniature")
+    data.add_argument(
+        "--variant", choices=["miniature", "real"], help="default: real with --data-root, else miniature"
+    )
     _places(data)
     data.set_defaults(command=_data)
     return parser
@@ -107,10 +125,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", default=_path("PARAGONE_DATA"), help="folder of the real datasets"
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        default=_path("PARAGONE_DATA"),
+        help="folder of the real datasets",
     )
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", default=_path("PARAGONE_CACHE"), help="folder of the rendered miniatures"
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=_path("PARAGONE_CACHE"),
+        help="folder of the rendered miniatures",
     )
 
 
@@ -178,7 +204,9 @@ def _run(options: argparse.Namespace) -> int:
         return OK
     _prepare(plan.todo, places, console.print)
     limits = Limits(options.timeout, options.memory)
-    tracker = Tracker(options.wandb, suite.name, store.folder, _family, lambda text: console.print(text, style="yellow"))
+    tracker = Tracker(
+        options.wandb, suite.name, store.folder, _family, lambda text: console.print(text, style="yellow")
+    )
     slots: Slots | None = None
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -189,7 +217,12 @@ def _run(options: argparse.Namespace) -> int:
             else:
                 slots = RaySlots(places, limits, options.threads, options.jobs, options.address)
             run = sweep.Sweep(
-                plan, store, slots, watcher, retries=options.retries, keep_checkpoints=options.keep_checkpoints
+                plan,
+                store,
+                slots,
+                watcher,
+                retries=options.retries,
+                keep_checkpoints=options.keep_checkpoints,
             )
             if isinstance(slots, InProcess):
                 slots.on_activity = lambda: watcher.tick(slots.activity())
@@ -205,9 +238,13 @@ def _run(options: argparse.Namespace) -> int:
     tracker.log_leaderboards(boards)
     tracker.close()
     if tally.failed:
-        console.print(f"{len(tally.failed)} trials failed; `paragone show KEY` has the traceback:", style="red")
+        console.print(
+            f"{len(tally.failed)} trials failed; `paragone show KEY` has the traceback:", style="red"
+        )
         for key, result in tally.failed.items():
-            console.print(f"  {key[:12]}  {result.trial['label']} on {result.trial['dataset']}: {result.reason}")
+            console.print(
+                f"  {key[:12]}  {result.trial['label']} on {result.trial['dataset']}: {result.reason}"
+            )
     return OK if {trial.key for trial in trials} <= tally.ok else FAILED
 
 
@@ -265,8 +302,6 @@ def _prepare(trials: Sequence[Trial], places: Places, say: Callable[[str], None]
 
 def _write_boards(store: ResultStore, out: Path, trials: Sequence[Trial] | None) -> dict[str, Any]:
     """Write all boards of a results folder, and print those that the trials belong to; returns their tables."""
-    from rich.console import Console
-
     from bench import leaderboard
 
     results, _ = store.load()
@@ -274,7 +309,7 @@ def _write_boards(store: ResultStore, out: Path, trials: Sequence[Trial] | None)
     paths = leaderboard.write(boards, out)
     keys = {trial.key for trial in trials or ()}
     touched = [board for board in boards if keys & set(board.keys)]
-    console = Console()
+    console = _stdout()
     for board in touched:
         console.print(leaderboard.render(board))
     for path in paths:
@@ -323,7 +358,9 @@ def _show(options: argparse.Namespace) -> int:
         known = [result.key for result in results]
         if not found:
             raise unknown("trial", options.trial, known[:20], str(options.results))
-        raise UsageError(f"{options.trial!r} fits {len(found)} trials: {', '.join(result.key for result in found[:5])} ...")
+        raise UsageError(
+            f"{options.trial!r} fits {len(found)} trials: {', '.join(result.key for result in found[:5])} ..."
+        )
     if options.json:
         print(json.dumps(found[0].to_json(), indent=1))
     else:
@@ -332,8 +369,6 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from bench import leaderboard, registry
     from bench.results import ResultStore
 
@@ -356,7 +391,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(leaderboard.to_json(boards), indent=1))
         return OK
-    console = Console()
+    console = _stdout()
     for board in boards:
         console.print(leaderboard.render(board))
     for path in paths:
@@ -367,8 +402,6 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from bench import claims, registry
     from bench.results import ResultStore
 
@@ -378,13 +411,13 @@ def _claims(options: argparse.Namespace) -> int:
         for name, cls in ((name, entry.load()) for name, entry in registry.entries("method").items())
         if cls.claims
     }
-    verdicts = claims.judge(declared, results)
+    verdicts = claims.judge(declared, results, _is_stale)
     if options.out:
         claims.write(verdicts, options.out)
     if options.json:
         print(json.dumps(claims.to_json(verdicts), indent=1))
     else:
-        Console().print(claims.render(verdicts))
+        _stdout().print(claims.render(verdicts))
     return OK
 
 
@@ -416,8 +449,16 @@ def _placed(options: argparse.Namespace) -> Places:
     from bench.trial import Places
 
     return Places(
-        options.data_root.resolve() if options.data_root else None, options.cache.resolve() if options.cache else None
+        options.data_root.resolve() if options.data_root else None,
+        options.cache.resolve() if options.cache else None,
     )
+
+
+def _stdout() -> Console:
+    """A console for tables; where stdout is no terminal, wide enough for all their columns."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def _report_problems(store: ResultStore, say: Callable[[str], None]) -> None:

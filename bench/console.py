@@ -63,7 +63,9 @@ class SweepConsole:
         if not self._live:
             if activity and time.monotonic() - self._last_plain > PLAIN_SECONDS:
                 self._last_plain = time.monotonic()
-                running = "; ".join(f"{self._trials[key]}: {_describe(state)}" for key, state in activity.items())
+                running = "; ".join(
+                    f"{self._trials[key]}: {_describe(state)}" for key, state in activity.items()
+                )
                 self.console.print(f"  ... {running}", highlight=False, markup=False, soft_wrap=True)
             return
         for key in self._rows.keys() - activity.keys():
@@ -92,7 +94,9 @@ class SweepConsole:
             said = f"FAILED ({result.reason}) {last}"
         where = "" if outcome is not None or not result.ok else " (another runner)"
         line = f"[{self._count}/{self._total}] {trial}: {said} in {result.seconds:.1f} s{where}"
-        self.console.print(line, style=None if result.ok else "red", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(
+            line, style=None if result.ok else "red", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _describe(state: Mapping[str, Any]) -> str:

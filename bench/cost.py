@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 if TYPE_CHECKING:
-    from tasks.base import Batch, Method
+    from tasks.base import Method
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
@@ -24,16 +24,25 @@ def parameters(method: Method) -> int:
     return sum(parameter.numel() for parameter in method.parameters())
 
 
-def forward_flops(method: Method, batch: Batch) -> float:
-    """Floating-point operations of `predict` on one batch, divided by its samples.
+class Operations:
+    """Counts the floating-point operations of what runs within it: `with Operations() as operations: ...`.
 
-    Counted by PyTorch's FLOP counter: matrix products and convolutions, a multiply-add as two.
+    By PyTorch's FLOP counter: matrix products and convolutions, a multiply-add as two.
     """
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        method.predict(batch)
-    return counter.get_total_flops() / len(batch["id"])
+    def __enter__(self) -> Operations:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self._counter = FlopCounterMode(display=False)
+        self._counter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._counter.__exit__(*error)
+
+    @property
+    def total(self) -> int:
+        return self._counter.get_total_flops()
 
 
 class HostMemory:

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -82,12 +82,13 @@ def run_trial(
     document: dict[str, Any] = {
         "key": trial.key,
         "trial": trial.to_json(),
-        "fingerprint": provenance.fingerprint(trial.to_json()),
+        "fingerprint": "",
         "environment": provenance.environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     outcome = Outcome(document)
     try:
+        document["fingerprint"] = provenance.fingerprint(trial.to_json())
         with _global_state(trial.seed, threads), _alarm(timeout):
             _run(trial, places, checkpoints or {}, keep_checkpoint, progress or _silent, outcome)
         document["status"] = "ok"
@@ -143,7 +144,13 @@ def _run(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=[stopwatch, curve, FiniteLoss(), Report(progress), *([best] if recipe.selection == "best" else [])],
+        callbacks=[
+            stopwatch,
+            curve,
+            FiniteLoss(),
+            Report(progress),
+            *([best] if recipe.selection == "best" else []),
+        ],
         precision=recipe.precision,
         gradient_clip_val=recipe.gradient_clip,
         accumulate_grad_batches=recipe.accumulate,
@@ -159,9 +166,7 @@ def _run(
     if not math.isfinite(scores[primary]):
         raise NonFiniteLoss(f"test score {primary} is {scores[primary]}")
     progress({"phase": "pictures"})
-    method.eval()
-    batch = method.transfer_batch_to_device(next(iter(data.test_dataloader())), method.device, 0)
-    outcome.pictures = pictures(method, data, batch)
+    outcome.pictures, flops = pictures(method, data)
     outcome.document.update(
         metrics=scores,
         primary=primary,
@@ -171,7 +176,7 @@ def _run(
         pictures=sorted(f"pictures/{trial.key}/{name}" for name in outcome.pictures),
         cost={
             "parameters": cost.parameters(method),
-            "flops": cost.forward_flops(method, batch),
+            "flops": flops,
             "train_seconds": stopwatch.seconds["train"],
             "train_samples_per_second": stopwatch.rate("train"),
             "test_samples_per_second": stopwatch.rate("test"),
@@ -185,7 +190,9 @@ def _run(
 
 def recipe_of(trial: Trial) -> Recipe:
     """The recipe a trial's options spell out."""
-    data = {name.removeprefix("data."): value for name, value in trial.options.items() if name.startswith("data.")}
+    data = {
+        name.removeprefix("data."): value for name, value in trial.options.items() if name.startswith("data.")
+    }
     return Recipe(**{name: trial.options[name] for name in RECIPE_FIELDS}, data=data)
 
 
@@ -193,7 +200,7 @@ def open_dataset(trial: Trial, places: Places, recipe: Recipe) -> Dataset:
     """The trial's data module, shuffled by its seed."""
     cls = registry.dataset(trial.dataset)
     return cls(
-        places.data_root,  # type: ignore[arg-type]
+        places.data_root,
         trial.variant,  # type: ignore[arg-type]
         batch_size=recipe.batch_size,
         seed=trial.seed,
@@ -217,7 +224,9 @@ def build(trial: Trial, spec: Spec) -> Method:
 def checkpoint(method: Method, trial: Trial) -> bytes:
     """The weights as safetensors, with the trial and the spec they were built from."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in method.state_dict().items()}
-    return save_safetensors(weights, {"trial": json.dumps(trial.to_json()), "spec": json.dumps(method.spec.to_json())})
+    return save_safetensors(
+        weights, {"trial": json.dumps(trial.to_json()), "spec": json.dumps(method.spec.to_json())}
+    )
 
 
 def restore(weights: bytes, trial: Trial) -> Method:
@@ -228,18 +237,23 @@ def restore(weights: bytes, trial: Trial) -> Method:
     return method.eval()
 
 
-def pictures(method: Method, data: Dataset, batch: Any) -> dict[str, bytes]:
-    """Up to `PICTURES` drawn predictions of the first test batches, and the method's own figures, as PNG."""
+def pictures(method: Method, data: Dataset) -> tuple[dict[str, bytes], float]:
+    """Up to `PICTURES` drawn predictions of the first test batches and the method's own figures, as PNG; and
+    the floating-point operations of one forward pass, counted on the way."""
+    method.eval()
     drawn: list[np.ndarray] = []
-    for number, following in enumerate(data.test_dataloader()):
-        current = batch if number == 0 else method.transfer_batch_to_device(following, method.device, 0)
-        with torch.no_grad():
-            prediction = method.predict(current)
-        drawn += method.task.draw(prediction, current, data.spec)[: PICTURES - len(drawn)]
+    flops = 0.0
+    for number, batch in enumerate(data.test_dataloader()):
+        batch = method.transfer_batch_to_device(batch, method.device, 0)
+        with torch.no_grad(), cost.Operations() if number == 0 else nullcontext() as operations:
+            prediction = method.predict(batch)
+        if operations is not None:
+            flops = operations.total / len(batch["id"])
+        drawn += method.task.draw(prediction, batch, data.spec)[: PICTURES - len(drawn)]
         if len(drawn) >= PICTURES:
             break
     named = {f"prediction-{number}": picture for number, picture in enumerate(drawn)}
-    return {f"{name}.png": _png(picture) for name, picture in {**named, **method.figures()}.items()}
+    return {f"{name}.png": _png(picture) for name, picture in {**named, **method.figures()}.items()}, flops
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -286,14 +300,20 @@ class Curve(pl.Callback):
 class FiniteLoss(pl.Callback):
     """Stops a trial whose loss is NaN or infinite; on a device it looks every 16 steps, to keep it busy."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
         if module.device.type != "cpu" and trainer.global_step % 16:
             return
         watched = dict(outputs) if isinstance(outputs, Mapping) else {"loss": outputs}
-        watched |= {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        watched |= {
+            name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")
+        }
         for name, value in watched.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
-                raise NonFiniteLoss(f"{name} is {value.detach().cpu().tolist()} at step {trainer.global_step}")
+                raise NonFiniteLoss(
+                    f"{name} is {value.detach().cpu().tolist()} at step {trainer.global_step}"
+                )
 
 
 class BestWeights(pl.Callback):
@@ -333,7 +353,9 @@ class Report(pl.Callback):
         now = time.monotonic()
         if now - self._last >= 0.2:
             self._last = now
-            self.progress({"phase": "train", "step": trainer.global_step, "steps": trainer.estimated_stepping_batches})
+            self.progress(
+                {"phase": "train", "step": trainer.global_step, "steps": trainer.estimated_stepping_batches}
+            )
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":

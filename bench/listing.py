@@ -11,6 +11,7 @@ from bench import registry, suite
 if TYPE_CHECKING:
     from bench.results import Result
     from bench.trial import Places
+    from tasks.base import Method
 
 
 def describe(what: str, places: Places) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def _task(entry: registry.Entry) -> dict[str, Any]:
 
 
 def _method(entry: registry.Entry) -> dict[str, Any]:
-    cls = entry.load()
+    cls: type[Method] = entry.load()
     options = registry.method_options(cls)
     return {
         "name": cls.name,
@@ -47,7 +48,9 @@ def _method(entry: registry.Entry) -> dict[str, Any]:
         "baselines": list(cls.baselines),
         "presets": registry.plain(cls.presets),
         "profiles": ["paper", *cls.profiles],
-        "options": {name: {"type": option.type_name, "default": option.default} for name, option in options.items()},
+        "options": {
+            name: {"type": option.type_name, "default": option.default} for name, option in options.items()
+        },
         "claims": [asdict(claim) for claim in cls.claims],
     }
 
@@ -118,7 +121,9 @@ def show_result(result: Result, stale: bool) -> None:
 
     console = Console()
     trial = result.trial
-    console.print(f"[bold]{trial['label']}[/bold] on {trial['dataset']} ({trial['variant']}, {trial['profile']})")
+    console.print(
+        f"[bold]{trial['label']}[/bold] on {trial['dataset']} ({trial['variant']}, {trial['profile']})"
+    )
     console.print(f"key {result.key}   seed {trial['seed']}   {result.status}{'   STALE' if stale else ''}")
     if not result.ok:
         console.print(f"[red]{result.reason}[/red]: {result.message}", markup=True)

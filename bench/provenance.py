@@ -69,7 +69,7 @@ def _code(module: str) -> str:
             for statement in node.body
             if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
         ]
-        node.body = kept or [ast.Pass()]  # type: ignore[assignment]
+        node.body = kept or [ast.Pass()]
     return ast.unparse(tree)
 
 
@@ -123,7 +123,11 @@ def _git(*arguments: str) -> str | None:
     """A git answer, or None where the project isn't a checkout or git isn't there."""
     try:
         answer = subprocess.run(
-            ["git", "-C", str(registry.PROJECT), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(registry.PROJECT), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

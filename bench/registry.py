@@ -57,7 +57,9 @@ def entries(kind: Kind) -> dict[str, Entry]:
             if entry.kind != kind:
                 continue
             if entry.name in found:
-                raise UsageError(f"{kind} {entry.name!r} is defined in {found[entry.name].module} and {entry.module}")
+                raise UsageError(
+                    f"{kind} {entry.name!r} is defined in {found[entry.name].module} and {entry.module}"
+                )
             found[entry.name] = entry
     return dict(sorted(found.items()))
 
@@ -65,7 +67,11 @@ def entries(kind: Kind) -> dict[str, Entry]:
 def _defined(path: Path) -> list[Entry]:
     module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
     defined = []
-    for node in ast.parse(path.read_text(), filename=str(path)).body:
+    try:
+        tree = ast.parse(path.read_text(), filename=str(path))
+    except SyntaxError as error:
+        raise UsageError(f"{path}:{error.lineno}: {error.msg}") from None
+    for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
         assigned = dict(_assignments(node))
@@ -85,7 +91,11 @@ def _assignments(node: ast.ClassDef) -> typing.Iterator[tuple[str, ast.expr]]:
     for statement in node.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             yield statement.targets[0].id, statement.value
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+        elif (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and statement.value
+        ):
             yield statement.target.id, statement.value
 
 
@@ -166,7 +176,9 @@ def dataset_options(cls: type[Dataset]) -> Mapping[str, Option]:
 
     serving = set(inspect.signature(Dataset.__init__).parameters)
     own = _keywords(cls, skip=serving)
-    return {f"data.{name}": Option(f"data.{name}", option.type, option.default) for name, option in own.items()}
+    return {
+        f"data.{name}": Option(f"data.{name}", option.type, option.default) for name, option in own.items()
+    }
 
 
 def _keywords(cls: type, skip: set[str]) -> dict[str, Option]:

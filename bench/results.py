@@ -1,8 +1,8 @@
 """Result and the result store: what a finished trial leaves, one JSON file each, never half-written.
 
 A result file is one strict JSON document in two lines. The first holds what tables are made of (row, metrics,
-cost), the second what is looked at one result at a time (the whole trial, curve, traceback). The first line
-ends with the CRC-32 of the second, so that loading a hundred thousand results checks every byte of them but
+cost), the second what is looked at one result at a time (the whole trial, curve, traceback). It begins with
+the CRC-32 of all that follows, so that loading a hundred thousand results vouches for every byte of them but
 parses only the first lines. A document that was reformatted or edited is still read: where the checksum
 doesn't fit, it is parsed and checked as a whole.
 
@@ -52,6 +52,7 @@ class ResultError(ValueError):
 class Row(NamedTuple):
     """What places a result in a table; an excerpt of its trial."""
 
+    method: str
     label: str
     task: str
     dataset: str
@@ -78,7 +79,7 @@ class Result:
     selection: the rule that chose the weights that were tested.
     environment: python, torch, lightning, device, git_commit, git_dirty.
     pictures: paths relative to the store.
-    started: ISO 8601 with time zone; seconds: wall-clock time of the whole trial.
+    started: ISO 8601 in UTC; seconds: wall-clock time of the whole trial.
     row: excerpt of the trial, derived.
 
     The mappings are plain dicts and not to be changed. In a result that was loaded, the fields after `row`
@@ -134,9 +135,8 @@ class Result:
 
     def to_bytes(self) -> bytes:
         """The result file."""
-        second = _encode(self._second_line())[1:] + b"\n"
-        first = _encode({**self._first_line(), "checksum": f"{zlib.crc32(second):08x}"})
-        return first[:-1] + b",\n" + second
+        lines = _encode(self._first_line())[1:-1] + b",\n" + _encode(self._second_line())[1:] + b"\n"
+        return _BEGIN + b'%08x",' % zlib.crc32(lines) + lines
 
     @classmethod
     def from_json(cls, document: Any) -> Result:
@@ -147,9 +147,14 @@ class Result:
     @classmethod
     def from_bytes(cls, content: bytes) -> Result:
         """The result in a file's content; `ResultError` where it holds none or only a part of one."""
-        end = content.find(b",\n")
-        if end > 0 and content[end - 10 : end] == b'"%08x"' % zlib.crc32(memoryview(content)[end + 2 :]):
-            return cls._of({**_parse_head(_decode(content[:end] + b"}")), "_unparsed": content})
+        if content[: len(_BEGIN)] == _BEGIN:
+            digits = content[len(_BEGIN) : _CHECKED_FROM - 2]
+            if digits == b"%08x" % zlib.crc32(memoryview(content)[_CHECKED_FROM:]):
+                head = _decode(content[: content.find(b",\n")] + b"}")
+                if head["schema"] == SCHEMA:
+                    head["row"] = Row._make(head["row"])
+                    head["metrics"] = _numbers(head["metrics"], "metrics")
+                    return cls._of({**head, "_unparsed": content})
         return cls.from_json(_decode(content))
 
     @classmethod
@@ -278,9 +283,7 @@ class ResultStore:
         if inside.is_absolute() or ".." in inside.parts or not inside.parts or inside.parts[0] in _OWN:
             raise ValueError(f"{str(relative)!r} is no path for a picture or a checkpoint inside the store")
         target = self.folder / inside
-        with _temporary(target, content) as temporary:
-            os.replace(temporary, target)
-        _sync_folder(target.parent)
+        write_atomically(target, content)
         return target
 
     def claim(self, key: str) -> bool:
@@ -300,6 +303,8 @@ class ResultStore:
 # The result document.
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+_BEGIN = b'{"checksum":"'
+_CHECKED_FROM = len(_BEGIN) + len('01234567",')
 _REST = frozenset(
     ("trial", "selection", "environment", "message", "pictures", "diagnostics", "traceback", "curve")
 )
@@ -324,7 +329,7 @@ _REST_TYPES = {
     "traceback": str,
     "curve": list,
 }
-_ROW_TYPES = (str, str, str, str, str, str, float, int)
+_ROW_TYPES = (str, str, str, str, str, str, str, float, int)
 _LARGEST_INT = 2**63 - 1
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
@@ -338,9 +343,7 @@ def _parse_head(document: Any) -> dict[str, Any]:
     head["metrics"] = _numbers(head["metrics"], "metrics")
     head["cost"] = _numbers(head["cost"], "cost", unknown=None)
     if tuple(map(type, head["row"])) != _ROW_TYPES:
-        raise ResultError(
-            "'row' doesn't hold label, task, dataset, variant, data_version, profile, budget, seed"
-        )
+        raise ResultError(f"'row' doesn't hold {', '.join(Row._fields)}")
     head["row"] = Row._make(head["row"])
     if not _KEY.fullmatch(head["key"]):
         raise ResultError(f"key {head['key']!r} isn't 32 hex characters")
@@ -381,7 +384,7 @@ def _fields(document: Mapping[str, Any], types: Mapping[str, type]) -> dict[str,
 
 def _row(trial: Mapping[str, Any]) -> Row:
     """The excerpt of a trial; `ResultError` names what it misses."""
-    for name in ("method", "label", "task", "dataset", "variant", "data_version", "profile"):
+    for name in Row._fields[:-2]:
         if type(trial.get(name)) is not str:
             raise ResultError(f"'trial.{name}' is {trial.get(name)!r}, expected a str")
     if type(trial.get("seed")) is not int:
@@ -391,16 +394,7 @@ def _row(trial: Mapping[str, Any]) -> Row:
     budget = trial["options"].get("budget", 1.0)
     if type(budget) not in (int, float) or not 0 < budget < math.inf:
         raise ResultError(f"'trial.options.budget' is {budget!r}, expected a positive number")
-    return Row(
-        label=trial["label"],
-        task=trial["task"],
-        dataset=trial["dataset"],
-        variant=trial["variant"],
-        data_version=trial["data_version"],
-        profile=trial["profile"],
-        budget=float(budget),
-        seed=trial["seed"],
-    )
+    return Row._make([*(trial[name] for name in Row._fields[:-2]), float(budget), trial["seed"]])
 
 
 def _numbers(values: dict[str, Any], where: str, unknown: float | None = math.nan) -> dict[str, Any]:
@@ -472,7 +466,10 @@ _DECODER = json.JSONDecoder(parse_constant=_reject)
 
 def _decode(content: bytes) -> Any:
     try:
-        document = _DECODER.decode(str(content, "utf-8"))
+        text = str(content, "utf-8")
+        document, end = _DECODER.raw_decode(text)
+        if text[end:].strip(" \t\r\n"):
+            raise ValueError(f"extra data from character {end}")
         if b"\\u" in content:  # an escape may spell a lone surrogate, which no file could be written with
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -521,6 +518,13 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def write_atomically(target: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears whole or not at all, and stays; makes its folder."""
+    with _temporary(target, content) as temporary:
+        os.replace(temporary, target)
+    _sync_folder(target.parent)
 
 
 @contextmanager

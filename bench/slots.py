@@ -164,12 +164,16 @@ class RaySlots:
     """
 
     def __init__(
-        self, places: Places, limits: Limits, threads: int, jobs: int | None = None, address: str | None = None
+        self,
+        places: Places,
+        limits: Limits,
+        threads: int,
+        jobs: int | None = None,
+        address: str | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
+        ray = _ray()
         self.ray, self.places, self.limits, self.threads = ray, places, limits, threads
         began = time.perf_counter()
         if address is None:
@@ -243,7 +247,11 @@ class RaySlots:
 
     def _ready(self) -> list[_Slot]:
         idle = [slot for slot in self._slots if slot.job is None]
-        warm, _ = self.ray.wait([slot.warming for slot in idle], num_returns=len(idle), timeout=0) if idle else ([], [])
+        warm, _ = (
+            self.ray.wait([slot.warming for slot in idle], num_returns=len(idle), timeout=0)
+            if idle
+            else ([], [])
+        )
         return [slot for slot in idle if slot.warming in warm]
 
     def _watch(self, slot: _Slot, now: float) -> None:
@@ -272,13 +280,16 @@ class RaySlots:
 
 
 def _grouped() -> type:
-    """`Worker` with `vitals` in a concurrency group of its own; Ray is imported only here."""
+    """`Worker` with `vitals` in a concurrency group of its own."""
+    vitals = _ray().method(concurrency_group="vitals")(Worker.vitals)
+    return type("GroupedWorker", (Worker,), {"vitals": vitals})
+
+
+def _ray() -> Any:
+    """Ray, imported only where it is used; its annotations don't know concurrency groups."""
     import ray
 
-    class GroupedWorker(Worker):
-        vitals = ray.method(concurrency_group="vitals")(Worker.vitals)
-
-    return GroupedWorker
+    return ray
 
 
 def _first_lines(text: str, count: int = 6) -> str:

@@ -126,7 +126,11 @@ def trials(suite: Suite, narrowing: Narrowing, places: Places) -> list[Trial]:
                         variant=narrowing.variant or entry.variant,
                         profile=narrowing.profile or entry.profile,
                         seed=seed,
-                        overrides={**common, **entry.options, **{k: common[k] for k in narrowing.options if k in common}},
+                        overrides={
+                            **common,
+                            **entry.options,
+                            **{k: common[k] for k in narrowing.options if k in common},
+                        },
                         needs=entry.needs,
                         places=places,
                         where={**shared_where, **entry.where},
@@ -176,7 +180,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Suite:
         entries.append(_entry(item, document))
     if document.get("pick") == "tour":
         entries = _tour(entries)
-    options = document.get("options") or {}
+    options = document.get("options") or _empty(document)
     return Suite(
         name=path.stem,
         description=document.get("description", ""),
@@ -191,9 +195,10 @@ def _entry(item: Located, suite: Located) -> Entry:
     _check_choices(item)
     for key in ("methods", "datasets"):
         if not item.get(key):
-            raise UsageError(f"{item.file}:{min(item.lines.values())}: a trial entry needs `{key}`")
+            line = min(item.lines.values(), default=suite.lines["trials"])
+            raise UsageError(f"{item.file}:{line}: a trial entry needs `{key}`")
     defaults = {**DEFAULTS, **{key: suite[key] for key in DEFAULTS if key in suite}}
-    options, needs = item.get("options") or {}, item.get("needs") or {}
+    options, needs = item.get("options") or _empty(item), item.get("needs") or _empty(item)
     seeds = item.get("seeds", defaults["seeds"])
     where = {key: item.where(key) for key in item} | {name: options.where(name) for name in options}
     entry = Entry(
@@ -211,6 +216,12 @@ def _entry(item: Located, suite: Located) -> Entry:
     for name in (*entry.datasets, *entry.needs.values()):
         registry.find("dataset", name, item.where("datasets"))
     return entry
+
+
+def _empty(of: Located) -> Located:
+    mapping = Located()
+    mapping.file, mapping.lines = of.file, {}
+    return mapping
 
 
 def _tour(entries: Sequence[Entry]) -> list[Entry]:
@@ -238,7 +249,9 @@ def _check_choices(mapping: Located) -> None:
         if key in mapping and mapping[key] not in choices:
             raise unknown(key, mapping[key], choices, mapping.where(key))
     seeds = mapping.get("seeds", [0])
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+    if not isinstance(seeds, list) or not all(
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds
+    ):
         raise UsageError(f"{mapping.where('seeds')}: seeds is a list of whole numbers, not {seeds!r}")
     for key in ("options", "needs"):
         if not isinstance(mapping.get(key) or Located(), Located):
@@ -280,6 +293,6 @@ def _located(node: yaml.Node, path: Path) -> Any:
         return [_located(item, path) for item in node.value]
     constructor = yaml.SafeLoader("")
     try:
-        return constructor.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return constructor.construct_object(node, deep=True)
     finally:
-        constructor.dispose()  # type: ignore[no-untyped-call]
+        constructor.dispose()

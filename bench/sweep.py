@@ -167,11 +167,15 @@ class Sweep:
             checkpoints = {role: _weights(self.store, needed) for role, needed in trial.needs}
             lost = [role for role, weights in checkpoints.items() if weights is None]
             if lost:
-                self._fail(trial, Lost("exception", f"the trial needed as {', '.join(lost)} left no checkpoint"))
+                self._fail(
+                    trial, Lost("exception", f"the trial needed as {', '.join(lost)} left no checkpoint")
+                )
                 continue
             self._running.add(trial.key)
             keep = self.keep_checkpoints or trial.key in self.plan.checkpoints
-            self.slots.start(Job(trial, {role: weights for role, weights in checkpoints.items() if weights}, keep))
+            self.slots.start(
+                Job(trial, {role: weights for role, weights in checkpoints.items() if weights}, keep)
+            )
             started = True
             free = self.slots.free()
         self._waiting = later + self._waiting[position:]

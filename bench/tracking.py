@@ -90,7 +90,10 @@ class Tracker:
             name=f"{trial['label']} {trial['dataset']} s{trial['seed']}",
             job_type=trial["task"],
             tags=[self.family(trial["task"]), trial["profile"], trial["variant"], result.status],
-            config={**trial["options"], **{key: trial[key] for key in ("method", "dataset", "seed", "data_version")}},
+            config={
+                **trial["options"],
+                **{key: trial[key] for key in ("method", "dataset", "seed", "data_version")},
+            },
         )
         for point in result.curve:
             run.log(dict(point), step=int(point["step"]))

@@ -182,7 +182,9 @@ def _without(name: str, asked: Mapping[str, Any], known: Mapping[str, registry.O
     return known[name].parse(asked[name]) if name in asked else known[name].default
 
 
-def _inherited(method: str, dataset: str, own: Mapping[str, Any], dependent: Mapping[str, Any]) -> dict[str, Any]:
+def _inherited(
+    method: str, dataset: str, own: Mapping[str, Any], dependent: Mapping[str, Any]
+) -> dict[str, Any]:
     """A needed trial takes the need's options, and the budget of the trial that needs it."""
     budget = {} if dependent["budget"] == 1.0 else {"budget": dependent["budget"]}
     return {**budget, **own}
@@ -197,7 +199,7 @@ def data_version(name: str, variant: str, places: Places) -> str:
     if variant not in cls.variants:
         raise unknown(f"variant of {name}", variant, cls.variants)
     try:
-        data = cls(places.data_root, variant, cache=places.cache)  # type: ignore[arg-type]
+        data = cls(places.data_root, variant, cache=places.cache)
         if variant == "real":
             data.prepare_data()
         return data.data_version()

@@ -59,7 +59,7 @@ class Dataset(pl.LightningDataModule, ABC):
     Raises `DataError` where files are missing or malformed.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # type: ignore[misc]  # Lightning declares it for instances
     tasks: ClassVar[tuple[str, ...]]
     """Names of the tasks whose batches this dataset can serve."""
     title: ClassVar[str]
@@ -144,7 +144,9 @@ class Dataset(pl.LightningDataModule, ABC):
         if self.variant == "miniature":
             self._render_once()
         elif missing := self.missing():
-            raise DataError(f"{self.name}: not found under {self.root}: {', '.join(missing)}\n{self.instructions()}")
+            raise DataError(
+                f"{self.name}: not found under {self.root}: {', '.join(missing)}\n{self.instructions()}"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Nothing to do: splits are opened when they are first asked for."""
@@ -250,7 +252,9 @@ def stack_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if isinstance(first, torch.Tensor):
             shapes = {tuple(value.shape) for value in values}
             if len(shapes) > 1:
-                raise DataError(f"cannot batch {key!r}: shapes {sorted(shapes)} differ; use a batch size of 1")
+                raise DataError(
+                    f"cannot batch {key!r}: shapes {sorted(shapes)} differ; use a batch size of 1"
+                )
             batch[key] = torch.stack(values)
         elif isinstance(first, bool | int | float):
             batch[key] = torch.tensor(values)
