@@ -93,7 +93,10 @@ def judge(
     gathered = by_place(results)
     current = current_places(gathered)
     stale = Staleness(is_stale)
-    rows = {place: {line.label: line for line in lines(gathered[place], stale)} for place in sorted(current)}
+    rows = {
+        place: {_where_left_out(line.label): line for line in lines(gathered[place], stale)}
+        for place in sorted(current)
+    }
     verdicts = []
     for declared_by, claims in declared.items():
         for claim, task in claims:
@@ -108,6 +111,11 @@ def judge(
                 if place.task == task.name and claim.method in here and claim.over in here
             ]
     return verdicts
+
+
+def _where_left_out(label: str) -> str:
+    """A label without the datasets on which needed trials were trained: a claim says nothing of them."""
+    return " ".join(part for part in label.split(" ") if "@" not in part)
 
 
 def _verdict(
@@ -223,7 +231,7 @@ def _cells(verdict: Verdict) -> list[str]:
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(verdict.outcome for verdict in verdicts)
-    return f"{counts['holds']} hold, {counts['fails']} fail, {counts['undecided']} are undecided."
+    return f"holds: {counts['holds']}, fails: {counts['fails']}, undecided: {counts['undecided']}"
 
 
 def _footnotes(verdicts: Sequence[Verdict]) -> list[str]:

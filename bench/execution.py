@@ -249,7 +249,7 @@ def pictures(method: Method, data: Dataset) -> tuple[dict[str, bytes], float]:
             prediction = method.predict(batch)
         if operations is not None:
             flops = operations.total / len(batch["id"])
-        drawn += method.task.draw(prediction, batch, data.spec)[: PICTURES - len(drawn)]
+        drawn += method.task.draw(prediction, batch, data.spec, limit=PICTURES - len(drawn))
         if len(drawn) >= PICTURES:
             break
     named = {f"prediction-{number}": picture for number, picture in enumerate(drawn)}

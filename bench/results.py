@@ -154,6 +154,8 @@ class Result:
                 if head["schema"] == SCHEMA:
                     head["row"] = Row._make(head["row"])
                     head["metrics"] = _numbers(head["metrics"], "metrics")
+                    if str in map(type, head["cost"].values()):
+                        head["cost"] = _numbers(head["cost"], "cost", unknown=None)
                     return cls._of({**head, "_unparsed": content})
         return cls.from_json(_decode(content))
 
@@ -466,10 +468,10 @@ _DECODER = json.JSONDecoder(parse_constant=_reject)
 
 def _decode(content: bytes) -> Any:
     try:
-        text = str(content, "utf-8")
+        text = str(content, "utf-8").strip(" \t\r\n")
         document, end = _DECODER.raw_decode(text)
-        if text[end:].strip(" \t\r\n"):
-            raise ValueError(f"extra data from character {end}")
+        if end != len(text):
+            raise ValueError(f"more follows after character {end}")
         if b"\\u" in content:  # an escape may spell a lone surrogate, which no file could be written with
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

@@ -69,10 +69,12 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """`method[:preset] option=value ...`, as leaderboards show it; the budget is part of the board's title."""
+        """`method[:preset] option=value ... role@dataset`, as leaderboards show it: what was set on top of preset
+        and profile, and where needed trials were trained. The budget is part of the board's title."""
         name = f"{self.method}:{self.preset}" if self.preset else self.method
         shown = [f"{key}={_short(value)}" for key, value in self.overrides.items() if key != "budget"]
-        return " ".join([name, *shown])
+        elsewhere = [f"{role}@{other.dataset}" for role, other in self.needs if other.dataset != self.dataset]
+        return " ".join([name, *shown, *elsewhere])
 
     def __str__(self) -> str:
         return f"{self.label} on {self.dataset} ({self.variant}, {self.profile}, seed {self.seed})"

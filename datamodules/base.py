@@ -182,14 +182,17 @@ class Dataset(pl.LightningDataModule, ABC):
         ]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled by `seed` alone: the same order for every method, whatever else draws random numbers."""
+        """Shuffled by `seed` alone: the same order for every method, whatever else draws random numbers.
+
+        A last batch of a single sample is left out: batch statistics of one picture may not exist.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         samples = self.split("train")
         return DataLoader(
             samples,
             batch_size=self.batch_size,
             shuffle=True,
-            drop_last=len(samples) > self.batch_size,  # type: ignore[arg-type]
+            drop_last=len(samples) % self.batch_size == 1,  # type: ignore[arg-type]
             generator=generator,
             collate_fn=self.collate,
             num_workers=self.workers,

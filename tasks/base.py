@@ -62,7 +62,8 @@ class Task(ABC):
     name: ClassVar[str]
     family: ClassVar[str]
     measures: ClassVar[tuple[Measure, ...]]
-    """The primary measure first: it ranks, and it selects where a recipe says "best"."""
+    """The primary measure first: every method has it; it ranks, and it selects where a recipe says "best".
+    A further measure may be absent where a method's prediction doesn't carry what it judges."""
 
     @classmethod
     @abstractmethod
@@ -71,8 +72,8 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def draw(cls, prediction: Prediction, batch: Batch, spec: Spec) -> list[np.ndarray]:
-        """One picture a sample, uint8 [H, W, 3]: input, truth and prediction side by side."""
+    def draw(cls, prediction: Prediction, batch: Batch, spec: Spec, limit: int = 4) -> list[np.ndarray]:
+        """A picture of each of the first `limit` samples, uint8 [H, W, 3]: input, truth, prediction."""
 
     @classmethod
     def primary(cls) -> Measure:

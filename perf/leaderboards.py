@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench.results import Result, ResultStore
+from perf.ratio import Ratio
 
 RESULTS = 100_000
 MEASURES = ("accuracy", "error", "calibration", "f1")
@@ -73,9 +72,8 @@ def synthetic_results(n: int, points: int = 20) -> Iterator[Result]:
         )
 
 
-def main(n: int = RESULTS) -> None:
-    """Print the seconds for loading n result files and for building all leaderboards of them, each beside the
-    time that parsing every file with `json.loads` alone takes."""
+def measure() -> list[Ratio]:
+    """Loading the files and building all tables from them, against `json.loads` of each file and nothing else."""
     from bench import leaderboard
     from tasks.base import Measure
 
@@ -83,10 +81,10 @@ def main(n: int = RESULTS) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = ResultStore(folder)
         store.trials.mkdir()
-        for result in synthetic_results(n):
+        for result in synthetic_results(RESULTS):
             (store.trials / f"{result.key}.json").write_bytes(result.to_bytes())
         started = time.perf_counter()
-        for path in Path(store.trials).iterdir():
+        for path in store.trials.iterdir():
             json.loads(path.read_bytes())
         plain = time.perf_counter() - started
         started = time.perf_counter()
@@ -95,14 +93,9 @@ def main(n: int = RESULTS) -> None:
         started = time.perf_counter()
         boards = leaderboard.build(results, None, lambda task: measures, lambda result: False)
         built = time.perf_counter() - started
-    if len(results) != n or problems:
-        raise RuntimeError(f"{len(results)} of {n} results were read, {len(problems)} files were not")
-    total = loaded + built
-    print(
-        f"leaderboards: {n:,} results loaded in {loaded:.2f} s, {len(boards)} tables built in {built:.2f} s; "
-        f"together {total:.2f} s, {total / plain:.2f} times json.loads of each file ({plain:.2f} s)"
-    )
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    if len(results) != RESULTS or problems:
+        raise RuntimeError(f"{len(results)} of {RESULTS} results were read, {len(problems)} files were not")
+    note = f"{len(boards)} tables; loading {loaded:.2f} s, building {built:.2f} s"
+    return [
+        Ratio(f"leaderboards of {RESULTS:,} results", "json.loads of each file", loaded + built, plain, note)
+    ]

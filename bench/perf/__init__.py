@@ -1,1 +1,0 @@
-"""Speed, measured: `python -m bench.perf`."""
