@@ -48,7 +48,8 @@ class Serving(TypedDict, total=False):
 class Dataset(pl.LightningDataModule, ABC):
     """A dataset with three splits, in one published layout.
 
-    root: folder that holds the published folder (needed for `variant="real"`).
+    root: folder that holds the published folder, or a folder of the dataset's name that does (needed for
+        `variant="real"`).
     variant: "real" reads under `root`; "miniature" renders a small stand-in of the same format under the
         cache and reads that. One never stands in for the other by itself.
     batch_size, test_batch_size: samples a batch in training, and in validation and test.
@@ -95,7 +96,9 @@ class Dataset(pl.LightningDataModule, ABC):
         self.workers = workers
         self.seed = seed
         self.cache = Path(cache if cache is not None else DEFAULT_CACHE).expanduser()
-        self.root = Path(root) if variant == "real" and root is not None else self.miniature_folder
+        self.root = (
+            self.miniature_folder if root is None or variant == "miniature" else self._home(Path(root))
+        )
         self._splits: dict[str, MapDataset[dict[str, Any]]] = {}
 
     # What a dataset writes itself.
@@ -120,6 +123,10 @@ class Dataset(pl.LightningDataModule, ABC):
         return stack_samples
 
     # What all datasets share.
+
+    def _home(self, root: Path) -> Path:
+        """`root/<name>` where there is such a folder: some datasets are published without a folder of their own."""
+        return root / self.name if (root / self.name).is_dir() else root
 
     @property
     def miniature_folder(self) -> Path:

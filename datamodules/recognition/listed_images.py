@@ -154,8 +154,6 @@ class ListedImagesDataset(Dataset):
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(root, variant, **{"test_batch_size": 32, **serving})
-        if variant == "real" and (self.root / self.name).is_dir():
-            self.root /= self.name
         if image_size is None:
             image_size = MINIATURE_SIZE if variant == "miniature" else REAL_SIZE
             crop_size = REAL_CROP if variant == "real" and crop_size is None else crop_size

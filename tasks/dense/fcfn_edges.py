@@ -102,7 +102,7 @@ class FCFNEdges(Method):
     weights: file of ImageNet weights of VGG-16 (the paper starts from them); None: from scratch.
     convention: the input these weights expect.
     loss_reduction: see `deep_supervision`.
-    optimizer: "sgd" (with `momentum`) or "adam". hed_multipliers: HED's learning rates a layer.
+    optimiser: "sgd" (with `momentum`) or "adam". hed_multipliers: HED's learning rates a layer.
     """
 
     name = "fcfn_edges"
@@ -119,7 +119,7 @@ class FCFNEdges(Method):
             "grid": 96,
             "width": 0.125,
             "batch_norm": True,
-            "optimizer": "adam",
+            "optimiser": "adam",
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
             "loss_reduction": "mean",
@@ -131,7 +131,7 @@ class FCFNEdges(Method):
             "grid": 48,
             "width": 0.0625,
             "batch_norm": True,
-            "optimizer": "adam",
+            "optimiser": "adam",
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
             "loss_reduction": "mean",
@@ -170,7 +170,7 @@ class FCFNEdges(Method):
         weights: str | None = None,
         convention: Convention = "torchvision",
         loss_reduction: Reduction = "sum",
-        optimizer: Literal["sgd", "adam"] = "sgd",
+        optimiser: Literal["sgd", "adam"] = "sgd",
         learning_rate: float = 1e-6,
         momentum: float = 0.9,
         weight_decay: float = 2e-4,
@@ -181,7 +181,7 @@ class FCFNEdges(Method):
             ("fusion", fusion, ("lc", "conv")),
             ("final", final, ("fused", "average")),
             ("loss_reduction", loss_reduction, ("sum", "mean")),
-            ("optimizer", optimizer, ("sgd", "adam")),
+            ("optimiser", optimiser, ("sgd", "adam")),
         ):
             if value not in known:
                 raise ValueError(f"{option} {value!r} is none of {', '.join(known)}")
@@ -193,7 +193,7 @@ class FCFNEdges(Method):
         self.convention: Convention = convention
         self.loss_reduction: Reduction = loss_reduction
         self.pretrained = weights is not None
-        self.optimizer = optimizer
+        self.optimiser = optimiser
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -209,10 +209,10 @@ class FCFNEdges(Method):
         return self.network(normalise(images, self.convention))
 
     def on_fit_start(self) -> None:
-        if self.optimizer == "sgd" and not self.pretrained:
+        if self.optimiser == "sgd" and not self.pretrained:
             rank_zero_warn(
                 f"{self.name} trains random weights with a recipe made for ImageNet's: they will hardly move. "
-                "Pass weights=<VGG-16 file>, or optimizer=adam for training from scratch."
+                "Pass weights=<VGG-16 file>, or optimiser=adam for training from scratch."
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -240,7 +240,7 @@ class FCFNEdges(Method):
                 learning_rate=self.learning_rate,
                 weight_decay=self.weight_decay,
             )
-        if self.optimizer == "adam":
+        if self.optimiser == "adam":
             return torch.optim.Adam(groups, self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             groups, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay

@@ -187,7 +187,7 @@ class FCFNSegmentation(Method):
     weights: file of ImageNet weights of VGG-16 (the paper starts from them); None: from scratch.
     convention: the input these weights expect.
     loss_reduction: see `pixel_loss`.
-    optimizer: "sgd" (with `momentum`) or "adam"; `learning_rate` stays fixed.
+    optimiser: "sgd" (with `momentum`) or "adam"; `learning_rate` stays fixed.
     """
 
     name = "fcfn_segmentation"
@@ -204,7 +204,7 @@ class FCFNSegmentation(Method):
             "canvas": 64,
             "width": 0.125,
             "batch_norm": True,
-            "optimizer": "adam",
+            "optimiser": "adam",
             "learning_rate": 3e-3,
             "weight_decay": 0.0,
             "batch_size": 8,
@@ -214,7 +214,7 @@ class FCFNSegmentation(Method):
             "canvas": 64,
             "width": 0.0625,
             "batch_norm": True,
-            "optimizer": "adam",
+            "optimiser": "adam",
             "learning_rate": 3e-3,
             "weight_decay": 0.0,
             "batch_size": 4,
@@ -247,7 +247,7 @@ class FCFNSegmentation(Method):
         weights: str | None = None,
         convention: Convention = "torchvision",
         loss_reduction: Reduction = "valid",
-        optimizer: Literal["sgd", "adam"] = "sgd",
+        optimiser: Literal["sgd", "adam"] = "sgd",
         learning_rate: float = 1e-4,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -259,14 +259,14 @@ class FCFNSegmentation(Method):
             raise ValueError(f"fusion {fusion!r} is neither 'lc' nor 'sum'")
         if loss_reduction not in ("valid", "sum"):
             raise ValueError(f"loss_reduction {loss_reduction!r} is neither 'valid' nor 'sum'")
-        if optimizer not in ("sgd", "adam"):
-            raise ValueError(f"optimizer {optimizer!r} is neither 'sgd' nor 'adam'")
+        if optimiser not in ("sgd", "adam"):
+            raise ValueError(f"optimiser {optimiser!r} is neither 'sgd' nor 'adam'")
         self.canvas = canvas
         self.batch_norm = batch_norm
         self.convention: Convention = convention
         self.loss_reduction: Reduction = loss_reduction
         self.pretrained = weights is not None
-        self.optimizer = optimizer
+        self.optimiser = optimiser
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -297,10 +297,10 @@ class FCFNSegmentation(Method):
         return self.network(paste(normalise(images, self.convention), self.canvas))[..., :height, :width]
 
     def on_fit_start(self) -> None:
-        if self.optimizer == "sgd" and not self.pretrained:
+        if self.optimiser == "sgd" and not self.pretrained:
             rank_zero_warn(
                 f"{self.name} trains random weights with a recipe made for ImageNet's: they will hardly move. "
-                "Pass weights=<VGG-16 file>, or optimizer=adam for training from scratch."
+                "Pass weights=<VGG-16 file>, or optimiser=adam for training from scratch."
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -312,7 +312,7 @@ class FCFNSegmentation(Method):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.optimizer == "adam":
+        if self.optimiser == "adam":
             return torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             self.parameters(), self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
