@@ -137,6 +137,8 @@ def resolve(
     profile_options = cls.profiles.get(profile, {})
     recipe_data = {f"data.{name}": value for name, value in cls.recipe.data.items()}
     asked = {**recipe_data, **preset_options, **profile_options}
+    if preset_options.get("max_steps") == 0:
+        asked["max_steps"] = 0  # a profile shrinks a training; it gives none to a preset that has none
     options = {name: option.default for name, option in known.items()}
     for layer, origin in ((asked, f"{cls.name}'s own settings"), (overrides or {}, "")):
         for name, value in layer.items():
@@ -147,6 +149,9 @@ def resolve(
     changed = {
         name: options[name] for name in overrides or {} if options[name] != _without(name, asked, known)
     }
+    if preset is None:
+        preset = _named(cls.presets, changed, known)
+        changed = {name: value for name, value in changed.items() if preset is None or name == "budget"}
     needed = []
     for need in cls.needs(options):
         other = (needs or {}).get(need.role) or need.dataset or dataset
@@ -178,6 +183,17 @@ def resolve(
         seed=seed,
         needs=tuple(needed),
     )
+
+
+def _named(
+    presets: Mapping[str, Mapping[str, Any]], changed: Mapping[str, Any], known: Mapping[str, registry.Option]
+) -> str | None:
+    """The preset that sets just what was set by hand, so that one trial has one label."""
+    by_hand = {name: value for name, value in changed.items() if name != "budget"}
+    for preset, options in presets.items():
+        if by_hand and by_hand == {name: known[name].parse(value) for name, value in options.items()}:
+            return preset
+    return None
 
 
 def _without(name: str, asked: Mapping[str, Any], known: Mapping[str, registry.Option]) -> Any:

@@ -34,7 +34,8 @@ def test_key_ignores_how_it_was_written(cache: Path) -> None:
     by_preset, by_option = make(cache, "cfn:cnn"), make(cache, overrides={"fusion": "none"})
     assert by_preset.key == by_option.key
     assert by_preset.label == "cfn:cnn"
-    assert by_option.label == "cfn fusion=none"
+    assert by_option.label == "cfn:cnn"
+    assert make(cache, overrides={"fusion": "none", "batch_size": 7}).label == "cfn batch_size=7 fusion=none"
     assert (
         make(cache).key
         == resolve(
