@@ -191,7 +191,9 @@ def _named(
     """The preset that sets just what was set by hand, so that one trial has one label."""
     by_hand = {name: value for name, value in changed.items() if name != "budget"}
     for preset, options in presets.items():
-        if by_hand and by_hand == {name: known[name].parse(value) for name, value in options.items()}:
+        if by_hand.keys() == options.keys() <= known.keys() and by_hand == {
+            name: known[name].parse(value) for name, value in options.items()
+        }:
             return preset
     return None
 

@@ -1,0 +1,41 @@
+"""The suite `real-samples` on real files in published formats, where they are there: a short pass over all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import suite
+from bench.execution import run_trial
+from bench.trial import Places, Trial
+
+SHORTER = {"budget": 0.0005, "data.test_limit": 2}
+
+
+def trials(root: Path, cache: Path) -> list[Trial]:
+    places = Places(root, cache)
+    return suite.trials(suite.load("real-samples"), suite.Narrowing(options=SHORTER), places)
+
+
+def test_every_trial_of_the_suite_reads_trains_and_tests(real_data: Path, cache: Path) -> None:
+    expanded = trials(real_data, cache)
+    assert {trial.dataset for trial in expanded} == {"cifar-10", "bsds500", "semantic-kitti"}
+    assert {trial.variant for trial in expanded} == {"real"}
+    for trial in expanded:
+        outcome = run_trial(trial, Places(real_data, cache))
+        assert outcome.document["status"] == "ok", outcome.document["traceback"]
+        assert outcome.pictures
+
+
+def test_real_and_miniature_never_share_a_data_version(real_data: Path, cache: Path) -> None:
+    real = {trial.data_version for trial in trials(real_data, cache)}
+    assert all(version.startswith("real-") for version in real)
+    assert len(real) == 3
+
+
+def test_a_missing_root_is_an_error_not_a_miniature(cache: Path, tmp_path: Path) -> None:
+    from bench.errors import UsageError
+
+    with pytest.raises(UsageError, match="not found under"):
+        trials(tmp_path, cache)
