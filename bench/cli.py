@@ -208,7 +208,7 @@ def _run(options: argparse.Namespace) -> int:
         options.wandb, suite.name, store.folder, _family, lambda text: console.print(text, style="yellow")
     )
     slots: Slots | None = None
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.getsignal(signal.SIGTERM)
     try:
         with SweepConsole(console) as watcher:
             watcher.log = tracker.log
@@ -216,6 +216,8 @@ def _run(options: argparse.Namespace) -> int:
                 slots = InProcess(places, limits, options.threads)
             else:
                 slots = RaySlots(places, limits, options.threads, options.jobs, options.address)
+            # After Ray has started, which brings a handler of its own.
+            signal.signal(signal.SIGTERM, _interrupt)
             run = sweep.Sweep(
                 plan,
                 store,

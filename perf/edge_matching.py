@@ -7,6 +7,7 @@ annotator it finds the pairs within tolerance by a KD-tree and matches them anew
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -14,6 +15,7 @@ from scipy.spatial import KDTree
 from skimage.morphology import thin
 
 from perf.ratio import Ratio, alternate
+from tasks.blocks.edge_nms import thin as thin_ridges
 from tasks.metrics.edges import THRESHOLDS, edge_counts
 
 HEIGHT, WIDTH, ANNOTATORS, MAX_DISTANCE = 321, 481, 5, 0.0075
@@ -41,15 +43,12 @@ def obvious_counts(probability: np.ndarray, annotators: np.ndarray) -> np.ndarra
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
-    """A probability map [H, W] and annotators' maps [A, H, W] with the line density of a natural picture's."""
+    """A thinned probability map [H, W], and maps [A, H, W] of annotators who disagree a little."""
     random = np.random.default_rng(0)
     relief = gaussian_filter(random.normal(size=(HEIGHT, WIDTH)), 8)
-    noisy = relief + gaussian_filter(random.normal(size=relief.shape), 3) * 0.15
-    annotators = np.stack([_outlines(relief, shift) for shift in random.normal(0, 0.1, ANNOTATORS)])
-    probability = np.zeros((HEIGHT, WIDTH))
-    for strength, level in zip(random.uniform(0.2, 1, 12), np.linspace(-1, 1, 12), strict=True):
-        probability = np.maximum(probability, strength * _outlines(noisy, level))
-    return np.clip(probability * random.uniform(0.8, 1, probability.shape), 0, 1), annotators
+    slope = np.hypot(*np.gradient(relief + 0.3 * gaussian_filter(random.normal(size=relief.shape), 4)))
+    probability = thin_ridges(torch.from_numpy(slope / slope.max()).float()[None, None])[0, 0].numpy()
+    return probability, np.stack([_outlines(relief, shift) for shift in random.normal(0, 0.3, ANNOTATORS)])
 
 
 def _outlines(relief: np.ndarray, level: float) -> np.ndarray:

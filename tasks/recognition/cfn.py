@@ -210,7 +210,7 @@ class CFN(Method):
         # for the short, steep start.
         "mini": {
             "width": 0.25,
-            "batch_size": 32,
+            "batch_size": 64,
             "max_steps": 900,
             "optimiser": "adam",
             "lr": 0.0015,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -131,3 +133,13 @@ def test_data_check_and_prepare(playground: Any) -> None:
         "expected as"
         in playground.run("data", "check", "tiny", "--data-root", playground.folder, code=1).stdout
     )
+
+
+def test_help_imports_nothing_heavy(playground: Any) -> None:
+    code = (
+        "import sys, bench.cli; bench.cli._parser().format_help(); "
+        "heavy = {'torch', 'ray', 'pandas', 'numpy', 'rich', 'yaml', 'wandb'} & set(sys.modules); "
+        "sys.exit(', '.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=playground.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -57,7 +57,7 @@ def test_each_way_to_fail_is_recorded_and_hurts_no_other(playground: Any) -> Non
             datasets: [tiny]
         """
     )
-    answer = playground.run("run", suite, "--jobs", "2", "--timeout", "12", "--memory", "2500", code=1)
+    answer = playground.run("run", suite, "--jobs", "2", "--timeout", "25", "--memory", "2500", code=1)
     stored = playground.stored()
     reasons = {label.split("/")[0]: document["reason"] for label, document in stored.items()}
     assert reasons == {
@@ -181,13 +181,16 @@ def test_two_runners_share_a_folder(playground: Any) -> None:
     assert len(playground.stored()) == 18
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(playground: Any) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_terminate_stop_cleanly_and_say_how_to_go_on(
+    playground: Any, stop: signal.Signals
+) -> None:
     suite = playground.suite(MANY.format(seeds="0, 1, 2, 3", pause=0.2))
     process = playground.start("run", suite, "--jobs", "2")
     while not list((playground.results / "trials").glob("*.json")) and process.poll() is None:
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command runs only what is missing" in err
