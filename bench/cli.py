@@ -313,7 +313,7 @@ def _write_boards(store: ResultStore, out: Path, trials: Sequence[Trial] | None)
     touched = [board for board in boards if keys & set(board.keys)]
     console = _stdout()
     for board in touched:
-        console.print(leaderboard.render(board))
+        console.print(leaderboard.render(board, console.width))
     for path in paths:
         if path.suffix == ".md" and any(path.stem == board.name for board in touched):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
@@ -395,7 +395,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
         return OK
     console = _stdout()
     for board in boards:
-        console.print(leaderboard.render(board))
+        console.print(leaderboard.render(board, console.width))
     for path in paths:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if not boards:

@@ -370,8 +370,8 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render(board: Leaderboard) -> RenderableType:
-    """The same for a terminal."""
+def render(board: Leaderboard, width: int | None = None) -> RenderableType:
+    """The same for a terminal. width: in characters; what doesn't fit is left out, the last columns first."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -386,12 +386,27 @@ def render(board: Leaderboard) -> RenderableType:
             shown.add_row(*map(Text, row))
         return shown
 
-    parts: list[RenderableType] = [table(board.title, *_cells(board), left=[1])]
+    headers, rows = _cells(board)
+    kept = _fitting(headers, rows, width) if width else len(headers)
+    parts: list[RenderableType] = [table(board.title, headers[:kept], [row[:kept] for row in rows], left=[1])]
+    if kept < len(headers):
+        parts.append(Text(f"Not shown for want of width: {', '.join(headers[kept:])}.", style="dim"))
     parts += [Text(note, style="dim") for note in _footnotes(board)]
     if len(board.reported):
         headers, rows = _reported_cells(board)
         parts.append(table(_REPORTED_TITLE, headers, rows, left=[*range(len(headers))]))
     return Group(*parts, Text(""))
+
+
+def _fitting(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """How many of the columns fit side by side; rank, method and the primary measure always stay."""
+    taken, count = 1, 0
+    for column in zip(headers, *rows, strict=True):
+        taken += max(map(len, column)) + 3
+        if taken > width and count >= 3:
+            break
+        count += 1
+    return count
 
 
 _REPORTED_TITLE = "Reported by papers, on their own data and terms: not ranked, not comparable with the above"

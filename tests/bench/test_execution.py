@@ -120,9 +120,9 @@ def test_best_weights_follow_the_direction_of_the_primary_measure(
     said = best.restore(method)  # type: ignore[arg-type]
     assert method.weight.item() == 2
     assert said.startswith("best val/error (20")
+    never = make(cache, "cfn", "cifar-10", overrides={"selection": "best", "validate_every": 0})
     with pytest.raises(ValueError, match="needs validation"):
-        never = {"selection": "best", "validate_every": 0}
-        BestWeights(trial, recipe_of(make(cache, "cfn", "cifar-10", overrides=never)))
+        BestWeights(never, recipe_of(never))
 
 
 def test_operations_of_a_matrix_product() -> None:

@@ -500,3 +500,13 @@ def test_a_hundred_thousand_results() -> None:
             leader = position
         expected.append(leader + 1)
     assert table.frame["rank"].tolist() == expected
+
+
+def test_a_narrow_terminal_keeps_rank_method_and_primary_measure() -> None:
+    shown = board([*seeds("runner:with-a-long-preset", 10.0, 10.2), *seeds("walker", 4.0, 4.1)])
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(leaderboard.render(shown, console.width))
+    said = console.export_text()
+    assert "runner:with-a-long-preset" in said
+    assert "speed" in said
+    assert "Not shown for want of width" in said
