@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-REAL_SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
+BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL_SAMPLES = Path(os.environ.get("PARAGONE_DATA", BESIDE_THE_CHECKOUT))
 
 
 @pytest.fixture(scope="session", autouse=True)
