@@ -110,13 +110,16 @@ def trials(suite: Suite, narrowing: Narrowing, places: Places) -> list[Trial]:
     for entry in suite.entries:
         for label in entry.methods:
             cls, _ = registry.method(label, entry.where.get("methods", ""))
-            if narrowing.methods is not None and not {label, cls.name} & set(narrowing.methods):
-                continue
+            method_wanted = narrowing.methods is None or {label, cls.name} & set(narrowing.methods)
             for dataset in entry.datasets:
                 data_cls = registry.dataset(dataset, entry.where.get("datasets", ""))
-                if narrowing.datasets is not None and dataset not in narrowing.datasets:
-                    continue
                 known = registry.method_options(cls).keys() | registry.dataset_options(data_cls).keys()
+                # The suite's own options need a taker somewhere in it, also where the flags leave that out.
+                used |= suite.shared.keys() & known
+                if not method_wanted or (
+                    narrowing.datasets is not None and dataset not in narrowing.datasets
+                ):
+                    continue
                 common = {name: value for name, value in shared.items() if name in known}
                 used |= common.keys()
                 for seed in narrowing.seeds if narrowing.seeds is not None else entry.seeds:

@@ -193,7 +193,7 @@ def test_learning_rates_a_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fusion": "sum"}, {"final": "best"}, {"loss_reduction": "valid"}, {"optimizer": "lion"}]
+    "wrong", [{"fusion": "sum"}, {"final": "best"}, {"loss_reduction": "valid"}, {"optimiser": "lion"}]
 )
 def test_unknown_switches_are_named(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):

@@ -205,7 +205,7 @@ def test_vgg_weights_become_fc6_and_fc7(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fusion": "conv"}, {"loss_reduction": "mean"}, {"optimizer": "lion"}, {"lc_act": "tanh"}]
+    "wrong", [{"fusion": "conv"}, {"loss_reduction": "mean"}, {"optimiser": "lion"}, {"lc_act": "tanh"}]
 )
 def test_unknown_switches_are_named(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
