@@ -1,58 +1,56 @@
-"""Ends what a killed sweep leaves behind: `python -m bench.reaper VARIABLE=VALUE`, started by the sweep's driver.
+"""Ends what a killed sweep leaves behind: `python -m bench.reaper PID`, started by the sweep's driver.
 
 Ray's processes watch each other and mostly follow their driver, but a helper of Ray's that was still starting may
 stay. This process waits until its standard input closes, which the kernel does when the driver ends in whatever
-way, then kills every process whose environment carries the mark. Linux only; elsewhere nothing is marked.
+way, then kills every process that has a file of the driver's Ray session open: the folder of a session is named
+after its driver's process id, and all of its processes write their logs there. Linux only.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 PROC = Path("/proc")
-GRACE_SECONDS = 1.0
-ROUNDS = 10
+PAUSE_SECONDS = 0.5
+QUIET_ROUNDS = 4
+"""Rounds without a find after which nothing more is expected."""
 
 
-@contextmanager
-def marked(variable: str = "PARAGONE_SWEEP") -> Iterator[None]:
-    """What is started within carries a mark of its own, and ends when this process does."""
-    if not (PROC / "self" / "environ").is_file():
-        yield
+def watch() -> None:
+    """Start a reaper for this process."""
+    if not (PROC / "self" / "fd").is_dir():
         return
-    mark = f"{os.getpid()}-{os.urandom(8).hex()}"
     # The pipe's other end stays open as long as this process lives; no child inherits it.
     read_end, _ = os.pipe()
     subprocess.Popen(
-        [sys.executable, "-m", "bench.reaper", f"{variable}={mark}"], stdin=read_end, start_new_session=True
+        [sys.executable, "-m", "bench.reaper", str(os.getpid())],
+        stdin=read_end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     os.close(read_end)
-    os.environ[variable] = mark
-    try:
-        yield
-    finally:
-        del os.environ[variable]
 
 
-def reap(mark: bytes) -> None:
-    """Kill the processes that carry the mark, until a round finds none."""
-    for _ in range(ROUNDS):
-        found = [pid for pid in _processes() if mark in _environment(pid)]
+def reap(driver: int) -> None:
+    """Kill the processes of the driver's Ray session, until some rounds in a row find none."""
+    session = re.compile(rf"/session_[0-9_-]+_{driver}/")
+    quiet = 0
+    while quiet < QUIET_ROUNDS:
+        found = [pid for pid in _processes() if any(session.search(path) for path in _open_files(pid))]
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        if not found:
-            return
-        time.sleep(GRACE_SECONDS / 2)
+        quiet = 0 if found else quiet + 1
+        time.sleep(PAUSE_SECONDS)
 
 
 def _processes() -> list[int]:
@@ -61,23 +59,26 @@ def _processes() -> list[int]:
     ]
 
 
-def _environment(pid: int) -> list[bytes]:
-    """The environment a process was started with; empty if it is gone or another user's."""
+def _open_files(pid: int) -> list[str]:
+    """Paths of a process's open files; none if it is gone or another user's."""
+    paths = []
     try:
-        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            paths.append(os.readlink(descriptor))
     except OSError:
-        return []
+        return paths
+    return paths
 
 
-def main(mark: str) -> None:
+def main(driver: int) -> None:
     """Wait for the driver's end, give Ray a moment to leave by itself, and end the rest."""
     for interrupt in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(interrupt, signal.SIG_IGN)
     while os.read(0, 1):
         pass
-    time.sleep(GRACE_SECONDS)
-    reap(mark.encode())
+    time.sleep(PAUSE_SECONDS)
+    reap(driver)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(int(sys.argv[1]))

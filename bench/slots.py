@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench.reaper import marked
+from bench import reaper
 from bench.results import Reason
 from bench.trial import Places, Trial
 
@@ -178,13 +178,13 @@ class RaySlots:
         self.ray, self.places, self.limits, self.threads = ray, places, limits, threads
         began = time.perf_counter()
         if address is None:
-            with marked():
-                ray.init(
-                    num_cpus=max(jobs or 0, os.cpu_count() or 1),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                )
+            reaper.watch()
+            ray.init(
+                num_cpus=max(jobs or 0, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
         else:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         resources = ray.cluster_resources()
