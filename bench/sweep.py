@@ -68,11 +68,10 @@ def plan(trials: Sequence[Trial], store: ResultStore) -> Plan:
         if trial.key in todo:
             return
         result = store.get(trial.key)
-        done = result is not None and result.ok
-        if result is not None and done and result.fingerprint != provenance.fingerprint(trial.to_json()):
+        done = is_current(result, trial)
+        if result is not None and result.ok and not done:
             stale.add(trial.key)
-            done = False
-        if done and not (weights and _weights(store, trial) is None):
+        if done and not (weights and not (store.folder / checkpoint_path(trial)).is_file()):
             return
         for _, needed in trial.needs:
             require(needed, True)
@@ -81,6 +80,11 @@ def plan(trials: Sequence[Trial], store: ResultStore) -> Plan:
     for trial in trials:
         require(trial, False)
     return Plan(tuple(trials), tuple(todo.values()), frozenset(stale), frozenset(checkpoints))
+
+
+def is_current(result: Result | None, trial: Trial) -> bool:
+    """Whether a result is there, ok, and of the code that the trial would run now."""
+    return result is not None and result.ok and result.fingerprint == provenance.fingerprint(trial.to_json())
 
 
 def _weights(store: ResultStore, trial: Trial) -> bytes | None:
@@ -201,7 +205,7 @@ class Sweep:
 
     def _finished_elsewhere(self, trial: Trial) -> bool:
         result = self.store.get(trial.key)
-        if result is None or not result.ok or result.fingerprint != provenance.fingerprint(trial.to_json()):
+        if result is None or not is_current(result, trial):
             return False
         self._unfinished.discard(trial.key)
         self.tally.ok.add(trial.key)
