@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
+from rich.console import Console
 
 from bench import sweep
 from bench.console import SweepConsole
@@ -65,7 +66,7 @@ def _sweep(trials: list[Trial], places: Places) -> tuple[float, float]:
         slots = RaySlots(places, Limits(), threads=1, jobs=JOBS)
         try:
             began = time.perf_counter()
-            with SweepConsole(_quiet()) as watcher:
+            with SweepConsole(Console(quiet=True)) as watcher:
                 tally = sweep.Sweep(sweep.plan(trials, store), store, slots, watcher).run()
             seconds = time.perf_counter() - began
         finally:
@@ -75,9 +76,3 @@ def _sweep(trials: list[Trial], places: Places) -> tuple[float, float]:
                 f"{len(tally.failed)} trials failed: {next(iter(tally.failed.values())).message}"
             )
     return seconds, slots.startup_seconds
-
-
-def _quiet():  # type: ignore[no-untyped-def]
-    from rich.console import Console
-
-    return Console(quiet=True)
