@@ -29,7 +29,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from bench import cost, provenance, registry
-from bench.trial import Places, Trial
+from bench.trial import WEIGHTS, Places, Trial
 from datamodules.specs import Spec
 from tasks.base import Method, Recipe
 
@@ -74,7 +74,7 @@ def run_trial(
 ) -> Outcome:
     """Run a trial in this process.
 
-    checkpoints: role -> safetensors bytes of the trials it needs. threads: torch threads on the CPU; part of
+    checkpoints: key -> safetensors bytes of the trials in its closure. threads: torch threads on the CPU; part of
     what makes numbers repeatable, so the same for every trial. timeout: seconds; enforced here only in the
     main thread (a sweep's driver enforces it for its workers). progress: told what the trial is doing.
     """
@@ -132,9 +132,9 @@ def _run(
     data = open_dataset(trial, places, recipe)
     data.prepare_data()
     method = build(trial, data.spec)
-    for role, needed in trial.needs:
-        method.adopt(role, restore(checkpoints[role], needed))
-    stopwatch, curve, best = cost.Stopwatch(), Curve(), BestWeights(trial, recipe)
+    equip(method, trial, checkpoints)
+    steps, stopwatch, best = Steps(recipe), cost.Stopwatch(), BestWeights(trial, recipe)
+    curve = Curve(steps)
     trainer = pl.Trainer(
         accelerator="auto",
         devices=1,
@@ -145,16 +145,15 @@ def _run(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=[
+            steps,
             stopwatch,
             curve,
             FiniteLoss(),
-            Report(progress),
+            Report(progress, steps),
             *([best] if recipe.selection == "best" else []),
         ],
         precision=recipe.precision,
-        gradient_clip_val=recipe.gradient_clip,
-        accumulate_grad_batches=recipe.accumulate,
-        **_length(recipe),
+        **_length(recipe, method),
     )
     if recipe.max_steps != 0:
         trainer.fit(method, datamodule=data)
@@ -229,10 +228,26 @@ def checkpoint(method: Method, trial: Trial) -> bytes:
     )
 
 
-def restore(weights: bytes, trial: Trial) -> Method:
-    """A method as `checkpoint` saved it, on the CPU, in evaluation mode."""
+def equip(method: Method, trial: Trial, checkpoints: Mapping[str, bytes]) -> None:
+    """Hand a new method, and its judge, what the trials it needs have learnt; checkpoints: by key."""
+    needed = dict(trial.needs)
+    jury = {need.role for need in method.task.jury(trial.options, trial.profile)}  # type: ignore[arg-type]
+    for role in jury:
+        method.empanel(role, restore(needed[role], checkpoints))
+    source = needed.get(WEIGHTS)
+    owner = source or trial
+    for need in method.needs(owner.options):
+        method.adopt(need.role, restore(dict(owner.needs)[need.role], checkpoints))
+    if source:
+        method.load_state_dict(restore(source, checkpoints).state_dict())
+
+
+def restore(trial: Trial, checkpoints: Mapping[str, bytes]) -> Method:
+    """A method as `checkpoint` saved it, on the CPU, in evaluation mode; checkpoints: of it and its closure, by key."""
+    weights = checkpoints[trial.key]
     header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     method = build(trial, Spec.from_json(json.loads(header["__metadata__"]["spec"])))
+    equip(method, trial, checkpoints)
     method.load_state_dict(load_safetensors(weights))
     return method.eval()
 
@@ -253,7 +268,8 @@ def pictures(method: Method, data: Dataset) -> tuple[dict[str, bytes], float]:
         if len(drawn) >= PICTURES:
             break
     named = {f"prediction-{number}": picture for number, picture in enumerate(drawn)}
-    return {f"{name}.png": _png(picture) for name, picture in {**named, **method.figures()}.items()}, flops
+    named |= {**method.judged_figures, **method.figures()}
+    return {f"{name}.png": _png(picture) for name, picture in named.items()}, flops
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -266,26 +282,60 @@ def _png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _length(recipe: Recipe) -> dict[str, Any]:
-    """How long Lightning trains and when it validates, the budget counted in."""
+def _scaled(limit: int | None, recipe: Recipe) -> int:
+    """A limit with the budget counted in; -1: none."""
+    return -1 if limit is None else max(1, round(limit * recipe.budget)) if limit else 0
 
-    def scaled(limit: int | None) -> int:
-        return -1 if limit is None else max(1, round(limit * recipe.budget)) if limit else 0
 
+def _length(recipe: Recipe, method: Method) -> dict[str, Any]:
+    """How long Lightning trains and when it validates, the budget counted in. It counts the steps of optimisers;
+    where a method steps them itself, `Steps` alone ends the training, and the method clips and accumulates."""
     if recipe.max_steps is None and recipe.max_epochs is None:
         raise ValueError("a recipe needs max_steps or max_epochs")
+    automatic = method.automatic_optimization
+    if not automatic and (recipe.gradient_clip is not None or recipe.accumulate != 1):
+        raise ValueError(
+            f"{method.name} steps its optimisers itself: gradient_clip and accumulate don't apply"
+        )
     return {
-        "max_steps": scaled(recipe.max_steps),
-        "max_epochs": scaled(recipe.max_epochs),
+        "max_steps": _scaled(recipe.max_steps, recipe) if automatic or recipe.max_steps == 0 else -1,
+        "max_epochs": _scaled(recipe.max_epochs, recipe),
+        "gradient_clip_val": recipe.gradient_clip,
+        "accumulate_grad_batches": recipe.accumulate,
         "limit_val_batches": 1.0 if recipe.validate_every else 0,
         "check_val_every_n_epoch": recipe.validate_every or 1,
     }
 
 
+class Steps(pl.Callback):
+    """Counts steps (`accumulate` training batches each) and ends the training after the recipe's number of them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.limit, self.accumulate = _scaled(recipe.max_steps, recipe), recipe.accumulate
+        self.batches = 0
+
+    @property
+    def done(self) -> int:
+        return self.batches // self.accumulate
+
+    def total(self, trainer: pl.Trainer) -> int | str:
+        """Steps of the whole training as far as can be told, or "?"."""
+        epochs, batches = trainer.max_epochs or -1, trainer.num_training_batches
+        by_epochs = epochs * batches / self.accumulate if epochs > 0 else math.inf
+        total = min(by_epochs, self.limit if self.limit >= 0 else math.inf)
+        return round(total) if math.isfinite(total) else "?"
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.batches += 1
+        if 0 <= self.limit <= self.done:
+            trainer.should_stop = True
+
+
 class Curve(pl.Callback):
     """The numbers a method logs, as they stand at the end of each epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
         self.points: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -294,7 +344,7 @@ class Curve(pl.Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith(("train/", "val/")) and math.isfinite(float(value))
         }
-        self.points.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **logged})
+        self.points.append({"epoch": trainer.current_epoch, "step": self.steps.done, **logged})
 
 
 class FiniteLoss(pl.Callback):
@@ -345,17 +395,16 @@ class BestWeights(pl.Callback):
 class Report(pl.Callback):
     """Says how far training is, at most five times a second."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, steps: Steps) -> None:
+        self.progress, self.steps = progress, steps
         self._last = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         now = time.monotonic()
         if now - self._last >= 0.2:
             self._last = now
-            self.progress(
-                {"phase": "train", "step": trainer.global_step, "steps": trainer.estimated_stepping_batches}
-            )
+            total = self.steps.total(trainer)
+            self.progress({"phase": "train", "step": self.steps.done, "steps": total})
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":

@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """A trial to run, with the checkpoints it needs and whether its own is wanted."""
+    """A trial to run, with the checkpoints of its closure by key, and whether its own is wanted."""
 
     trial: Trial
     checkpoints: Mapping[str, bytes]

@@ -11,6 +11,7 @@
         datasets: [cifar-10]
         options: {lr: 0.05}        # for the methods of this entry, all of which must have it
         needs: {backbone: imagenet}  # role -> dataset on which the needed trial is trained
+        trained_on: imagenet           # train there, and only test on the entry's datasets
         profile: ...  variant: ...  seeds: ...   # override the suite's own
 
 Whatever is misspelt is an error that names it, the nearest valid name, and file and line.
@@ -33,7 +34,7 @@ SUITES = Path(__file__).parent / "suites"
 DEFAULTS = {"profile": "mini", "variant": "miniature", "seeds": [0]}
 CHOICES = {"profile": ("smoke", "mini", "paper"), "variant": ("miniature", "real"), "pick": ("all", "tour")}
 SUITE_KEYS = ("name", "description", "profile", "variant", "seeds", "options", "include", "pick", "trials")
-ENTRY_KEYS = ("methods", "datasets", "options", "needs", "profile", "variant", "seeds")
+ENTRY_KEYS = ("methods", "datasets", "options", "needs", "trained_on", "profile", "variant", "seeds")
 
 
 class Located(dict[str, Any]):
@@ -54,6 +55,7 @@ class Entry:
     datasets: tuple[str, ...]
     options: Mapping[str, Any]
     needs: Mapping[str, str]
+    trained_on: str | None
     profile: str
     variant: str
     seeds: tuple[int, ...]
@@ -135,6 +137,7 @@ def trials(suite: Suite, narrowing: Narrowing, places: Places) -> list[Trial]:
                             **{k: common[k] for k in narrowing.options if k in common},
                         },
                         needs=entry.needs,
+                        trained_on=entry.trained_on,
                         places=places,
                         where={**shared_where, **entry.where},
                     )
@@ -209,6 +212,7 @@ def _entry(item: Located, suite: Located) -> Entry:
         datasets=tuple(_strings(item, "datasets")),
         options=dict(options),
         needs=dict(needs),
+        trained_on=next(_strings(item, "trained_on"), None),
         profile=item.get("profile", defaults["profile"]),
         variant=item.get("variant", defaults["variant"]),
         seeds=tuple(seeds),
@@ -216,8 +220,14 @@ def _entry(item: Located, suite: Located) -> Entry:
     )
     for label in entry.methods:
         registry.method(label, item.where("methods"))
-    for name in (*entry.datasets, *entry.needs.values()):
-        registry.find("dataset", name, item.where("datasets"))
+    trained_on = () if entry.trained_on is None else (entry.trained_on,)
+    for key, mentioned in (
+        ("datasets", entry.datasets),
+        ("needs", entry.needs.values()),
+        ("trained_on", trained_on),
+    ):
+        for name in mentioned:
+            registry.find("dataset", name, item.where(key))
     return entry
 
 

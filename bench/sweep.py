@@ -73,7 +73,7 @@ def plan(trials: Sequence[Trial], store: ResultStore) -> Plan:
             stale.add(trial.key)
         if done and not (weights and not (store.folder / checkpoint_path(trial)).is_file()):
             return
-        for _, needed in trial.needs:
+        for needed in trial.closure:
             require(needed, True)
         todo[trial.key] = trial
 
@@ -168,17 +168,15 @@ class Sweep:
                 if trial.key in self._unfinished:
                     later.append(trial)
                 continue
-            checkpoints = {role: _weights(self.store, needed) for role, needed in trial.needs}
-            lost = [role for role, weights in checkpoints.items() if weights is None]
+            checkpoints = {needed.key: _weights(self.store, needed) for needed in trial.closure}
+            lost = [str(needed) for needed in trial.closure if checkpoints[needed.key] is None]
             if lost:
-                self._fail(
-                    trial, Lost("exception", f"the trial needed as {', '.join(lost)} left no checkpoint")
-                )
+                self._fail(trial, Lost("exception", f"no checkpoint of what it needs: {'; '.join(lost)}"))
                 continue
             self._running.add(trial.key)
             keep = self.keep_checkpoints or trial.key in self.plan.checkpoints
             self.slots.start(
-                Job(trial, {role: weights for role, weights in checkpoints.items() if weights}, keep)
+                Job(trial, {key: weights for key, weights in checkpoints.items() if weights}, keep)
             )
             started = True
             free = self.slots.free()
@@ -186,9 +184,9 @@ class Sweep:
         return started
 
     def _startable(self, trial: Trial) -> bool:
-        if any(needed.key in self._unfinished for _, needed in trial.needs):
+        if any(needed.key in self._unfinished for needed in trial.closure):
             return False
-        failed = [str(needed) for _, needed in trial.needs if needed.key in self.tally.failed]
+        failed = [str(needed) for needed in trial.closure if needed.key in self.tally.failed]
         if failed:
             self._fail(trial, Lost("exception", f"a trial it needs failed: {'; '.join(failed)}"))
             return False

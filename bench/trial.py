@@ -12,12 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.errors import UsageError, unknown
 
+if TYPE_CHECKING:
+    from tasks.base import Method, Need
+
 SEED_LIMIT = 2**31
+WEIGHTS = "weights"
+"""Role of the trial whose weights one takes over whole, only to test them on its own dataset."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,14 @@ class Trial:
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
+    @cached_property
+    def closure(self) -> tuple[Trial, ...]:
+        """The trials it needs and those that they need in turn, each once and after its own needs."""
+        found: dict[str, Trial] = {}
+        for _, needed in self.needs:
+            found |= {trial.key: trial for trial in (*needed.closure, needed)}
+        return tuple(found.values())
+
     @property
     def label(self) -> str:
         """`method[:preset] option=value ... role@dataset`, as leaderboards show it: what was set on top of preset
@@ -113,12 +126,14 @@ def resolve(
     seed: int,
     overrides: Mapping[str, Any] | None = None,
     needs: Mapping[str, str] | None = None,
+    trained_on: str | None = None,
     places: Places,
     where: Mapping[str, str] | None = None,
 ) -> Trial:
     """Make the trial of `label` ("name" or "name:preset") on `dataset`.
 
     overrides: option -> value on top of preset and profile. needs: role -> dataset of the trial it needs.
+    trained_on: another dataset; the same method is trained there, and `dataset` only tests its weights.
     where: option -> "file:line", for messages. Raises `UsageError` for whatever doesn't fit.
     """
     where = where or {}
@@ -146,30 +161,27 @@ def resolve(
             if name not in known:
                 raise unknown(f"option of {cls.name} on {dataset}", name, known, place)
             options[name] = known[name].parse(value, place)
+    if trained_on:
+        options["max_steps"] = 0
     changed = {
         name: options[name] for name in overrides or {} if options[name] != _without(name, asked, known)
     }
     if preset is None:
         preset = _named(cls.presets, changed, known)
         changed = {name: value for name, value in changed.items() if preset is None or name == "budget"}
-    needed = []
-    for need in cls.needs(options):
-        other = (needs or {}).get(need.role) or need.dataset or dataset
-        needed.append(
-            (
-                need.role,
-                resolve(
-                    need.method,
-                    other,
-                    variant=variant,
-                    profile=profile,
-                    seed=seed,
-                    overrides=_inherited(need.method, other, need.options, options),
-                    needs=needs,
-                    places=places,
-                ),
-            )
-        )
+    shared: dict[str, Any] = {
+        "variant": variant,
+        "profile": profile,
+        "seed": seed,
+        "needs": needs,
+        "places": places,
+    }
+    needed: dict[str, Trial] = {}
+    if trained_on:
+        needed[WEIGHTS] = resolve(label, trained_on, overrides=overrides, where=where, **shared)
+    for role, need in _needs(cls, options, profile, trained=trained_on is not None).items():
+        other = (needs or {}).get(role) or need.dataset or dataset
+        needed[role] = resolve(need.method, other, overrides=_inherited(need.options, options), **shared)
     return Trial(
         method=cls.name,
         preset=preset,
@@ -181,7 +193,7 @@ def resolve(
         data_version=data_version(dataset, variant, places),
         profile=profile,
         seed=seed,
-        needs=tuple(needed),
+        needs=tuple(needed.items()),
     )
 
 
@@ -202,9 +214,21 @@ def _without(name: str, asked: Mapping[str, Any], known: Mapping[str, registry.O
     return known[name].parse(asked[name]) if name in asked else known[name].default
 
 
-def _inherited(
-    method: str, dataset: str, own: Mapping[str, Any], dependent: Mapping[str, Any]
-) -> dict[str, Any]:
+def _needs(cls: type[Method], options: Mapping[str, Any], profile: str, *, trained: bool) -> dict[str, Need]:
+    """What the method needs (unless its weights come whole from elsewhere) and what its judge consults, by role.
+    One role is one trial: method and judge may share it."""
+    found: dict[str, Need] = {}
+    own = () if trained else cls.needs(options)
+    for need in (*own, *cls.task.jury(options, profile)):  # type: ignore[arg-type]
+        if found.setdefault(need.role, need) != need:
+            raise UsageError(
+                f"{cls.name} and the judge of {cls.task.name} mean different trials by {need.role!r}: "
+                f"{found[need.role]} and {need}"
+            )
+    return found
+
+
+def _inherited(own: Mapping[str, Any], dependent: Mapping[str, Any]) -> dict[str, Any]:
     """A needed trial takes the need's options, and the budget of the trial that needs it."""
     budget = {} if dependent["budget"] == 1.0 else {"budget": dependent["budget"]}
     return {**budget, **own}

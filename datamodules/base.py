@@ -8,6 +8,7 @@ message, the loaders and their seeds - is here.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as MapDataset
 
 from datamodules.specs import Spec
@@ -29,6 +30,20 @@ Variant = Literal["miniature", "real"]
 Split = Literal["train", "val", "test"]
 
 DEFAULT_CACHE = Path("~/.cache/paragone")
+
+
+class Visit(int):
+    """The index of a training sample, and the epoch in which it is asked for."""
+
+    epoch: int
+
+    def __new__(cls, index: int, epoch: int) -> Visit:
+        visit = super().__new__(cls, index)
+        visit.epoch = epoch
+        return visit
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.epoch
 
 
 class DataError(Exception):
@@ -100,6 +115,8 @@ class Dataset(pl.LightningDataModule, ABC):
             self.miniature_folder if root is None or variant == "miniature" else self._home(Path(root))
         )
         self._splits: dict[str, MapDataset[dict[str, Any]]] = {}
+        self._scheduled: list[list[int]] | None = None
+        self._epochs = itertools.count()
 
     # What a dataset writes itself.
 
@@ -188,32 +205,50 @@ class Dataset(pl.LightningDataModule, ABC):
             if not (self.root / path).is_file() or _checksum(self.root / path) != checksum
         ]
 
+    def schedule(self, batches: Sequence[Sequence[int]] | None) -> None:
+        """Set the training batches from the next epoch on: sample indices, batch by batch; None: shuffled as usual.
+
+        For a method that draws its batches by what it knows of the samples (identities, clusters). Call it before
+        the epoch begins: in `on_fit_start`, or in `on_train_epoch_end` for the next epoch.
+        """
+        self._scheduled = None if batches is None else [list(batch) for batch in batches]
+        if self.trainer is not None:
+            self.trainer.reload_dataloaders_every_n_epochs = 1
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled by `seed` alone: the same order for every method, whatever else draws random numbers.
+        """Shuffled by `seed` and epoch alone: the same order for every method, whatever else draws random numbers.
+        Samples are asked for by a `Visit`, which knows the epoch.
 
         A last batch of a single sample is left out: batch statistics of one picture may not exist.
         """
-        generator = torch.Generator().manual_seed(self.seed)
         samples = self.split("train")
+        size = len(samples)  # type: ignore[arg-type]
+        common: dict[str, Any] = {
+            "collate_fn": self.collate,
+            "num_workers": self.workers,
+            "worker_init_fn": _seed_worker,
+            "generator": torch.Generator().manual_seed(self.seed),
+            "persistent_workers": self.workers > 0 and self._scheduled is None,
+        }
+        if self._scheduled is not None:
+            batches = _ScheduledBatches(self._scheduled, self._epochs)
+            return DataLoader(samples, batch_sampler=batches, **common)
         return DataLoader(
             samples,
             batch_size=self.batch_size,
-            shuffle=True,
-            drop_last=len(samples) % self.batch_size == 1,  # type: ignore[arg-type]
-            generator=generator,
-            collate_fn=self.collate,
-            num_workers=self.workers,
-            worker_init_fn=_seed_worker,
-            persistent_workers=self.workers > 0,
+            sampler=_Shuffled(size, self.seed, self._epochs),
+            drop_last=size % self.batch_size == 1,
+            **common,
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._ordered("val")
+        return self.in_order("val")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._ordered("test")
+        return self.in_order("test")
 
-    def _ordered(self, split: Split) -> DataLoader[dict[str, Any]]:
+    def in_order(self, split: Split) -> DataLoader[dict[str, Any]]:
+        """One pass over a split in its own order, in batches of `test_batch_size`."""
         return DataLoader(
             self.split(split),
             batch_size=self.test_batch_size,
@@ -277,6 +312,40 @@ def random_generator(*seed: int | str) -> np.random.Generator:
     """A NumPy generator that depends on nothing but `seed` (numbers and names)."""
     digest = hashlib.sha256(":".join(map(str, seed)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def visit_generator(index: int, *seed: int | str) -> np.random.Generator:
+    """Chance for one look at a sample: new in each epoch of training, always the same in validation and test."""
+    return random_generator(*seed, index.epoch if isinstance(index, Visit) else 0, int(index))
+
+
+class _Shuffled(Sampler[Visit]):
+    """All indices in an order that depends on seed and epoch alone."""
+
+    def __init__(self, size: int, seed: int, epochs: Iterator[int]) -> None:
+        self.size, self.seed, self.epochs = size, seed, epochs
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Visit]:
+        epoch = next(self.epochs)
+        order = random_generator("order", self.seed, epoch).permutation(self.size)
+        return (Visit(index, epoch) for index in order.tolist())
+
+
+class _ScheduledBatches(Sampler[list[Visit]]):
+    """Batches that were set beforehand."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], epochs: Iterator[int]) -> None:
+        self.batches, self.epochs = batches, epochs
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        epoch = next(self.epochs)
+        return ([Visit(index, epoch) for index in batch] for batch in self.batches)
 
 
 def _seed_worker(worker: int) -> None:

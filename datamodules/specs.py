@@ -100,6 +100,87 @@ class LidarSpec(Spec):
     channels: int = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuperResolutionSpec(Spec):
+    """Pictures to enlarge, with other pictures of the same thing beside them.
+
+    image_size: (height, width) of the high-resolution pictures; (0, 0) where sizes differ.
+    factor: by which height and width are enlarged.
+    exemplars: high-resolution exemplars a sample; 0: there are none.
+    """
+
+    image_size: tuple[int, int]
+    factor: int
+    exemplars: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesSpec(Spec):
+    """Silhouettes in classes.
+
+    classes: class names in label order.
+    group_size: shapes a class, the query included, where all classes are of one size; 0: they differ.
+    """
+
+    classes: tuple[str, ...]
+    group_size: int = 0
+    channels: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneFlowSpec(Spec):
+    """Pairs of point clouds.
+
+    points: points drawn of each cloud; a scene with fewer has all of its own.
+    occlusions: whether some points have no valid flow (their mask is 0).
+    matched: whether the second cloud holds the very points of the first, moved.
+    """
+
+    points: int
+    occlusions: bool = False
+    matched: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsSpec(Spec):
+    """Pictures with sentences.
+
+    captions: sentences a picture.
+    vocabulary: words of the training sentences, sorted.
+    """
+
+    captions: int
+    vocabulary: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonsSpec(Spec):
+    """Crops of persons seen by several cameras.
+
+    identities: persons of the training split; their labels are 0..identities-1.
+    cameras: number of cameras; their labels are 0..cameras-1.
+    image_size: (height, width) of what the loader serves.
+    """
+
+    identities: int
+    cameras: int
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesSpec(Spec):
+    """Few-shot episodes.
+
+    ways, shots, queries: classes an episode, support pictures a class, query pictures a class.
+    image_size: (height, width) of what the loader serves.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    image_size: tuple[int, int]
+
+
 def _subclasses(cls: type[Spec]) -> list[type[Spec]]:
     direct = cls.__subclasses__()
     return [cls, *direct, *(deeper for child in direct for deeper in _subclasses(child)[1:])]

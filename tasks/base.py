@@ -7,20 +7,21 @@ is a LightningModule that is built from a dataset's spec and its own options, an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from datamodules.specs import Spec
 
 Batch: TypeAlias = Mapping[str, Any]
-Prediction: TypeAlias = Mapping[str, torch.Tensor]
+Prediction: TypeAlias = Mapping[str, Tensor]
+Compare: TypeAlias = Callable[[Prediction, Prediction], Tensor | None]
 Profile = Literal["smoke", "mini", "paper"]
 PROFILES: tuple[Profile, ...] = ("smoke", "mini", "paper")
 
@@ -36,7 +37,21 @@ class Measure:
 
 
 class Judge(nn.Module, ABC):
-    """Scores predictions against batches. Its state lives in torchmetrics children, so it is right under DDP."""
+    """Scores predictions against batches. Its state lives in torchmetrics children, so it is right under DDP.
+
+    compare: how the method itself compares gathered predictions, for a task that ranks; see `Method.compare`.
+    """
+
+    compare: Compare | None = None
+
+    def adopt(self, role: str, trained: Method) -> None:
+        """Take a trained model that the task's `jury` names; called before the first `update`."""
+        raise TypeError(f"{type(self).__name__} consults no {role!r}")
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """Pictures of the whole split after `compute` (curves, ranked lists), uint8 [H, W, 3] by name; default:
+        none."""
+        return {}
 
     @abstractmethod
     def update(self, prediction: Prediction, batch: Batch) -> None:
@@ -66,6 +81,12 @@ class Task(ABC):
     A further measure may be absent where a method's prediction doesn't carry what it judges."""
 
     @classmethod
+    def jury(cls, options: Mapping[str, Any], profile: Profile) -> Sequence[Need]:
+        """The trials whose trained models the judge consults (an attack's victims, a network that compares
+        faces), the same for all methods of the task; default: none. Options are the trial's."""
+        return ()
+
+    @classmethod
     @abstractmethod
     def judge(cls, spec: Spec) -> Judge:
         """A fresh judge for a dataset."""
@@ -85,7 +106,8 @@ class Recipe:
     """How a method is trained; a profile or a suite overrides any field like an option.
 
     batch_size: samples a step.
-    max_steps, max_epochs: whichever is given (both: whichever comes first); max_steps=0 skips training.
+    max_steps, max_epochs: whichever is given (both: whichever comes first); max_steps=0 skips training. A step
+        is `accumulate` training batches, also where several optimisers step in it, or none.
     selection: which weights are tested: the last, or the best on validation by the task's primary measure.
     validate_every: epochs between validations; 0: never.
     gradient_clip: largest global gradient norm; None: no clipping.
@@ -172,7 +194,10 @@ class Method(pl.LightningModule, ABC):
         self.spec = spec
         self.scores: dict[str, dict[str, float]] = {}
         """The last scores of each stage ("val", "test"), in full precision."""
+        self.judged_figures: dict[str, np.ndarray] = {}
+        """The judge's pictures of the last test."""
         self._judges: dict[str, Judge] = {}
+        self._jurors: dict[str, Method] = {}
 
     @classmethod
     def profile(cls, profile: Profile, preset: str | None = None) -> dict[str, Any]:
@@ -198,6 +223,11 @@ class Method(pl.LightningModule, ABC):
     def predict(self, batch: Batch) -> Prediction:
         """The task's prediction for a batch, in evaluation mode and without gradients."""
 
+    def compare(self, queries: Prediction, gallery: Prediction) -> Tensor | None:
+        """Distances [Q, G] between gathered predictions, nearer is smaller, for a task that ranks; default: None,
+        the distance that the task names."""
+        return None
+
     def figures(self) -> dict[str, np.ndarray]:
         """Pictures of the method's own diagnostics after the test, uint8 [H, W, 3] by name; default: none."""
         return {}
@@ -208,10 +238,17 @@ class Method(pl.LightningModule, ABC):
 
     # Validation and test, the same for all methods.
 
+    def empanel(self, role: str, trained: Method) -> None:
+        """Give the judge a model of the task's `jury`; called once after construction."""
+        self._jurors[role] = trained
+
     def judge(self, stage: str) -> Judge:
         """The judge of a stage ("val" or "test"), on the method's device. Not a child: it is no weight."""
         if stage not in self._judges:
-            self._judges[stage] = self.task.judge(self.spec)
+            judge = self._judges[stage] = self.task.judge(self.spec)
+            judge.compare = self.compare
+            for role, trained in self._jurors.items():
+                judge.adopt(role, trained)
         return self._judges[stage].to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -232,6 +269,8 @@ class Method(pl.LightningModule, ABC):
     def _close(self, stage: str) -> None:
         judge = self.judge(stage)
         scores = self.scores[stage] = judge.compute()
+        if stage == "test":
+            self.judged_figures = judge.figures()
         judge.reset()
         primary = self.task.primary().name
         self.log_dict(

@@ -168,8 +168,6 @@ class RDS(Method):
     weights: VGG-16 trained on ImageNet (see `VGG16Trunk.load_imagenet`); None starts from random ones.
     convention: how those weights want their input.
     cea: "pretrain+finetune" starts from the stage trained on coarse annotations, "pretrain_only" tests it.
-    transfer: test, untrained, what another trial of the same options has learnt on the dataset that the suite
-        names under `needs: {source: ...}` (Table 3.4: trained on one dataset, tested on another).
     width, batch_norm, pad_first: of the trunk.
     """
 
@@ -228,9 +226,6 @@ class RDS(Method):
         "cea_stage": {"supervision": "fuse_only", "max_steps": 10_000, "max_epochs": None},
         "cea_only": {"cea": "pretrain_only", "max_steps": 0},
         "cea": {"cea": "pretrain+finetune"},
-        "transferred": {"transfer": True, "max_steps": 0},
-        "se_transferred": {"relax_source": "se", "transfer": True, "max_steps": 0},
-        "se_surrogate_transferred": {"relax_source": "se_surrogate", "transfer": True, "max_steps": 0},
     }
     baselines = (
         "rds:general",
@@ -286,7 +281,6 @@ class RDS(Method):
         weights: str | None = None,
         convention: Convention = "torchvision",
         cea: Literal["none", "pretrain_only", "pretrain+finetune"] = "none",
-        transfer: bool = False,
         width: float = 1.0,
         batch_norm: bool = False,
         pad_first: int = 1,
@@ -306,7 +300,7 @@ class RDS(Method):
         self.optimiser, self.momentum = optimiser, momentum
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.reference_pixels, self.hed_multipliers = reference_pixels, hed_multipliers
-        self.pretrained = weights is not None or cea != "none" or transfer
+        self.pretrained = weights is not None or cea != "none"
         self.convention, self.cea = convention, cea
 
         self.network = EdgeNetwork(spec.channels, width, batch_norm, pad_first)
@@ -325,16 +319,7 @@ class RDS(Method):
 
     @classmethod
     def needs(cls, options: Mapping[str, Any]) -> Sequence[Need]:
-        """The stage that is trained on coarse annotations, or the whole method on another dataset; a suite names
-        that dataset under `needs`."""
-        if options.get("transfer"):
-            skipped = {"transfer", *Recipe.__dataclass_fields__}
-            same = {
-                name: value
-                for name, value in options.items()
-                if name not in skipped and not name.startswith("data.")
-            }
-            return (Need(role="source", method="rds", options=same),)
+        """The stage that is trained on coarse annotations; a suite names their dataset under `needs`."""
         if options.get("cea", "none") == "none":
             return ()
         shared = ("width", "batch_norm", "pad_first", "weights", "convention")
@@ -342,7 +327,7 @@ class RDS(Method):
         return (Need(role="cea", method="rds:cea_stage", options={"cea": "none", **same}),)
 
     def adopt(self, role: str, trained: Method) -> None:
-        if role not in ("cea", "source"):
+        if role != "cea":
             super().adopt(role, trained)
         if not isinstance(trained, RDS):
             raise TypeError(f"rds starts from another rds, got {type(trained).__name__}")

@@ -59,7 +59,7 @@ def test_what_an_outcome_holds(cache: Path) -> None:
     assert sum(name.startswith("prediction") for name in outcome.pictures) == 4
     for content in outcome.pictures.values():
         assert np.asarray(Image.open(io.BytesIO(content))).shape[2] == 3
-    again = restore(outcome.checkpoint or b"", trial)
+    again = restore(trial, {trial.key: outcome.checkpoint or b""})
     assert not again.training
     assert again.spec.dataset == "cifar-10"
 
