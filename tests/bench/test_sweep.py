@@ -132,6 +132,73 @@ def test_what_needs_a_failed_trial_fails_with_its_name(playground: Any) -> None:
     assert "a trial it needs failed: trouble:raises on tiny" in student["message"]
 
 
+def test_what_is_needed_is_restored_with_its_own_needs(playground: Any) -> None:
+    suite = playground.suite("trials: [{methods: [student], datasets: [tiny], options: {teacher: student}}]")
+    playground.run("run", suite, "--jobs", "0")
+    stored = playground.stored()
+    assert len(stored) == 3  # and what the teacher was taught by
+    assert stored["student teacher=student/0"]["diagnostics"] == {"taught": 1, "chain": 1}
+    assert (
+        sorted(path.suffix for path in (playground.results / "checkpoints").iterdir()) == [".safetensors"] * 2
+    )
+
+
+def test_a_trial_tests_what_was_trained_on_another_dataset(playground: Any) -> None:
+    suite = playground.suite(
+        """
+        trials:
+          - {methods: [linear, student], datasets: [tiny-bright], trained_on: tiny, options: {max_epochs: 40}}
+          - {methods: [linear], datasets: [tiny], options: {max_epochs: 40}}
+        """
+    )
+    # The student's own training, and the teacher of that, come along.
+    assert "5 trials to run" in playground.run("run", suite, "--jobs", "0").stderr
+    stored = playground.stored()
+    tested, trained = stored["linear max_epochs=40 weights@tiny/0"], stored["linear max_epochs=40/0"]
+    assert tested["trial"]["dataset"] == "tiny-bright"
+    assert tested["trial"]["options"]["max_steps"] == 0
+    assert tested["curve"] == []
+    assert tested["trial"]["needs"]["weights"]["key"] == trained["key"]
+    # Everything is brighter than what was learnt: it is called bright, and that is right for one in two.
+    assert trained["metrics"]["error"] < tested["metrics"]["error"] == 50
+    assert stored["student max_epochs=40 weights@tiny/0"]["diagnostics"]["taught"] == 1
+    misspelt = playground.suite(
+        "trials: [{methods: [linear], datasets: [tiny], trained_on: tinny}]", "misspelt"
+    )
+    answer = playground.run("run", misspelt, code=2).stderr
+    assert "'tinny'" in answer
+    assert "misspelt.yaml:1" in answer
+
+
+def test_a_judge_consults_a_trained_model(playground: Any) -> None:
+    suite = playground.suite('trials: [{methods: [parrot, "parrot:deaf"], datasets: [tiny]}]')
+    assert "3 trials to run" in playground.run("run", suite, "--jobs", "0").stderr
+    agreement = {label: metrics.get("agreement") for label, metrics in playground.metrics().items()}
+    assert agreement["parrot/0"] == 100
+    assert agreement["parrot:deaf/0"] < 100
+    apart = playground.suite('trials: [{methods: ["parrot:mistaken"], datasets: [tiny]}]', "apart")
+    assert "mean different trials by 'expert'" in playground.run("run", apart, code=2).stderr
+
+
+def test_a_step_is_a_training_batch_whatever_optimisers_step(playground: Any) -> None:
+    suite = playground.suite(
+        """
+        trials:
+          - {methods: [duel], datasets: [tiny]}
+          - {methods: [duel], datasets: [tiny], options: {max_epochs: 1}}
+          - {methods: [linear], datasets: [tiny], options: {max_steps: 7, max_epochs: 9}}
+          - {methods: [duel], datasets: [tiny], options: {gradient_clip: 1.0}}
+        """
+    )
+    playground.run("run", suite, "--jobs", "0", code=1)
+    stored = playground.stored()
+    assert stored["duel/0"]["diagnostics"]["batches"] == 5
+    assert [point["step"] for point in stored["duel/0"]["curve"]] == [3, 5]
+    assert stored["duel max_epochs=1/0"]["diagnostics"]["batches"] == 3
+    assert stored["linear max_epochs=9 max_steps=7/0"]["curve"][-1]["step"] == 7
+    assert "gradient_clip" in stored["duel gradient_clip=1.0/0"]["message"]
+
+
 def test_changed_code_makes_results_stale_and_comments_do_not(playground: Any) -> None:
     suite = playground.suite(MANY.format(seeds="0", pause=0))
     playground.run("run", suite, "--jobs", "0")
@@ -146,6 +213,12 @@ def test_changed_code_makes_results_stale_and_comments_do_not(playground: Any) -
     assert "† The code has changed" in board
     assert "3 trials to run, 3 of them stale" in playground.run("run", suite, "--jobs", "0").stderr
     assert "(stale)" not in playground.run("run", suite, "--dry-run").stdout
+    # Of a file that many share, only what the trial's classes reach counts.
+    shared = playground.folder / "datamodules" / "specs.py"
+    shared.write_text(shared.read_text() + "\n\nclass Unused:\n    pass\n")
+    assert "(stale)" not in playground.run("run", suite, "--dry-run").stdout
+    shared.write_text(shared.read_text().replace("    channels: int = 3\n", "    channels: int = 4\n", 1))
+    assert playground.run("run", suite, "--dry-run").stdout.count("(stale)") == 3
 
 
 def test_garbage_in_the_results_folder_is_reported_and_left_alone(playground: Any) -> None:

@@ -32,7 +32,7 @@ class Tiny(Dataset):
     """Two classes, dark and bright, with noise."""
 
     name = "tiny"
-    tasks = ("image-classification",)
+    tasks = ("image-classification", "agreement")
     title = "Tiny"
     url = "none"
     licence = "none"
@@ -54,3 +54,16 @@ class Tiny(Dataset):
         labels = np.arange(40) % 2
         images = 0.3 + 0.2 * labels[:, None, None, None] + random.normal(0, 0.2, (40, 3, 8, 8))
         np.savez(folder / "tiny.npz", images=images.astype(np.float32), labels=labels)
+
+
+class TinyBright(Tiny):
+    """The same, all brighter: what is learnt on the other is tested here."""
+
+    name = "tiny-bright"
+
+    @classmethod
+    def render(cls, folder: Path) -> None:
+        super().render(folder)
+        with np.load(folder / "tiny.npz") as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+        np.savez(folder / "tiny.npz", images=images + 0.1, labels=labels)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torchmetrics import MeanMetric
 
 from datamodules.specs import Spec
-from tasks.base import Batch, Claim, Method, Need, Paper, Prediction, Recipe
+from tasks.base import Batch, Claim, Judge, Measure, Method, Need, Paper, Prediction, Profile, Recipe
 from tasks.recognition.image_classification import ImageClassification
 
 
@@ -68,6 +69,7 @@ class Student(Linear):
         super().__init__(spec)
         self.shift = shift
         self.taught = False
+        self.chain = 0
 
     @classmethod
     def needs(cls, options: Mapping[str, Any]) -> Sequence[Need]:
@@ -76,9 +78,95 @@ class Student(Linear):
     def adopt(self, role: str, trained: Method) -> None:
         self.layer.load_state_dict(trained.layer.state_dict())
         self.taught = True
+        if isinstance(trained, Student):
+            self.chain = trained.chain + 1
 
     def diagnostics(self) -> dict[str, float]:
-        return {"taught": float(self.taught)}
+        return {"taught": float(self.taught), "chain": float(self.chain)}
+
+
+class Duel(Linear):
+    """Two optimisers that step in turns; counts its training batches."""
+
+    name = "duel"
+    presets = {}
+    baselines = ()
+    claims = ()
+    recipe = Recipe(batch_size=8, max_steps=5)
+    profiles = {"mini": {}, "smoke": {}}
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.automatic_optimization = False
+        self.batches = 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        for optimiser in self.optimizers():
+            optimiser.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimiser.step()
+        self.batches += 1
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.parameters(), lr=0.01) for _ in range(2)]
+
+    def diagnostics(self) -> dict[str, float]:
+        return {"batches": float(self.batches)}
+
+
+class AgreementJudge(Judge):
+    """How often the method and a consulted one say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = MeanMetric()
+
+    def adopt(self, role: str, trained: Method) -> None:
+        self.expert = trained
+
+    def update(self, prediction: Prediction, batch: Batch) -> None:
+        same = prediction["logits"].argmax(1) == self.expert.predict(batch)["logits"].argmax(1)
+        self.mean.update(100.0 * same.float())
+
+    def compute(self) -> dict[str, float]:
+        return {"agreement": float(self.mean.compute())}
+
+
+class Agreement(ImageClassification):
+    """A task whose judge asks a trained model."""
+
+    name = "agreement"
+    measures = (Measure("agreement", True),)
+
+    @classmethod
+    def jury(cls, options: Mapping[str, Any], profile: Profile) -> Sequence[Need]:
+        return (Need(role="expert", method="linear"),)
+
+    @classmethod
+    def judge(cls, spec: Spec) -> Judge:
+        return AgreementJudge()
+
+
+class Parrot(Linear):
+    """Says what the expert says, which its judge consults as well."""
+
+    name = "parrot"
+    task = Agreement
+    recipe = Recipe(max_steps=0)
+    profiles = {"mini": {}, "smoke": {}}
+    presets = {"deaf": {"listens": False}, "mistaken": {"expert": "linear:slow"}}
+    baselines = ()
+    claims = ()
+
+    def __init__(self, spec: Spec, *, listens: bool = True, expert: str = "linear") -> None:
+        super().__init__(spec)
+
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Sequence[Need]:
+        return (Need(role="expert", method=options["expert"]),) if options["listens"] else ()
+
+    def adopt(self, role: str, trained: Method) -> None:
+        self.layer.load_state_dict(trained.layer.state_dict())
 
 
 class Trouble(Linear):
