@@ -116,7 +116,7 @@ class Dataset(pl.LightningDataModule, ABC):
         )
         self._splits: dict[str, MapDataset[dict[str, Any]]] = {}
         self._scheduled: list[list[int]] | None = None
-        self._epochs = itertools.count()
+        self._passes = itertools.count()
 
     # What a dataset writes itself.
 
@@ -231,12 +231,12 @@ class Dataset(pl.LightningDataModule, ABC):
             "persistent_workers": self.workers > 0 and self._scheduled is None,
         }
         if self._scheduled is not None:
-            batches = _ScheduledBatches(self._scheduled, self._epochs)
+            batches = _ScheduledBatches(self._scheduled, self._epoch)
             return DataLoader(samples, batch_sampler=batches, **common)
         return DataLoader(
             samples,
             batch_size=self.batch_size,
-            sampler=_Shuffled(size, self.seed, self._epochs),
+            sampler=_Shuffled(size, self.seed, self._epoch),
             drop_last=size % self.batch_size == 1,
             **common,
         )
@@ -255,6 +255,10 @@ class Dataset(pl.LightningDataModule, ABC):
             collate_fn=self.collate,
             num_workers=self.workers,
         )
+
+    def _epoch(self) -> int:
+        """The trainer's epoch; without one, how often the training set has been gone through."""
+        return next(self._passes) if self.trainer is None else self.trainer.current_epoch
 
     def _files(self) -> Iterator[tuple[str, int]]:
         for pattern in self.required:
@@ -322,14 +326,14 @@ def visit_generator(index: int, *seed: int | str) -> np.random.Generator:
 class _Shuffled(Sampler[Visit]):
     """All indices in an order that depends on seed and epoch alone."""
 
-    def __init__(self, size: int, seed: int, epochs: Iterator[int]) -> None:
-        self.size, self.seed, self.epochs = size, seed, epochs
+    def __init__(self, size: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.size, self.seed, self.epoch = size, seed, epoch
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[Visit]:
-        epoch = next(self.epochs)
+        epoch = self.epoch()
         order = random_generator("order", self.seed, epoch).permutation(self.size)
         return (Visit(index, epoch) for index in order.tolist())
 
@@ -337,14 +341,14 @@ class _Shuffled(Sampler[Visit]):
 class _ScheduledBatches(Sampler[list[Visit]]):
     """Batches that were set beforehand."""
 
-    def __init__(self, batches: Sequence[Sequence[int]], epochs: Iterator[int]) -> None:
-        self.batches, self.epochs = batches, epochs
+    def __init__(self, batches: Sequence[Sequence[int]], epoch: Callable[[], int]) -> None:
+        self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        epoch = next(self.epochs)
+        epoch = self.epoch()
         return ([Visit(index, epoch) for index in batch] for batch in self.batches)
 
 
