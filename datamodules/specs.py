@@ -6,6 +6,7 @@ frozen and made of plain JSON values, so that a checkpoint can carry it and a tr
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -151,6 +152,11 @@ class CaptionsSpec(Spec):
 
     captions: int
     vocabulary: tuple[str, ...]
+
+    @staticmethod
+    def words(sentence: str) -> list[str]:
+        """A sentence's words in order, in lower case: the one tokenisation of datasets and methods."""
+        return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", sentence.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
