@@ -12,7 +12,16 @@ from rich.table import Table
 
 from perf.ratio import Ratio
 
-PARTS = ("sweep", "spatially_adaptive", "edge_matching", "leaderboards")
+PARTS = (
+    "sweep",
+    "spatially_adaptive",
+    "edge_matching",
+    "transport",
+    "shape_descriptor",
+    "reid_ranking",
+    "text_ranks",
+    "leaderboards",
+)
 
 
 def main(names: list[str]) -> int:

@@ -10,7 +10,9 @@ from bench import suite
 from bench.execution import run_trial
 from bench.trial import Places, Trial
 
-SHORTER = {"budget": 0.0005, "data.test_limit": 2}
+SHORTER = {"budget": 0.0005, "data.test_limit": 2, "data.test_episodes": 2}
+
+REAL = {"cifar-10", "bsds500", "semantic-kitti", "mpeg7", "omniglot", "set5", "set5-x3", "set5-x4"}
 
 
 def trials(root: Path, cache: Path) -> list[Trial]:
@@ -20,7 +22,7 @@ def trials(root: Path, cache: Path) -> list[Trial]:
 
 def test_every_trial_of_the_suite_reads_trains_and_tests(real_data: Path, cache: Path) -> None:
     expanded = trials(real_data, cache)
-    assert {trial.dataset for trial in expanded} == {"cifar-10", "bsds500", "semantic-kitti"}
+    assert {trial.dataset for trial in expanded} == REAL
     assert {trial.variant for trial in expanded} == {"real"}
     for trial in expanded:
         outcome = run_trial(trial, Places(real_data, cache))
@@ -31,7 +33,7 @@ def test_every_trial_of_the_suite_reads_trains_and_tests(real_data: Path, cache:
 def test_real_and_miniature_never_share_a_data_version(real_data: Path, cache: Path) -> None:
     real = {trial.data_version for trial in trials(real_data, cache)}
     assert all(version.startswith("real-") for version in real)
-    assert len(real) == 3
+    assert len(real) == len(REAL)
 
 
 def test_a_missing_root_is_an_error_not_a_miniature(cache: Path, tmp_path: Path) -> None:

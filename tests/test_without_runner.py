@@ -10,18 +10,19 @@ import pytorch_lightning as pl
 import torch
 
 from bench import registry, suite
+from bench import trial as trial_module
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Each method of the suite `all` with each of its datasets, without those that start from another trial."""
+    """Each method of the suite `all` with each of its datasets, without trials that build on another one."""
     found = [
-        (label.split(":")[0], dataset)
-        for entry in suite.load("all").entries
-        if not entry.needs
-        for label in entry.methods
-        for dataset in entry.datasets
+        (trial.method, trial.dataset)
+        for trial in suite.trials(
+            suite.load("all"), suite.Narrowing(profile="smoke", seeds=[0]), trial_module.Places()
+        )
+        if not trial.needs
     ]
     return list(dict.fromkeys(found))
 
