@@ -231,9 +231,8 @@ def checkpoint(method: Method, trial: Trial) -> bytes:
 def equip(method: Method, trial: Trial, checkpoints: Mapping[str, bytes]) -> None:
     """Hand a new method, and its judge, what the trials it needs have learnt; checkpoints: by key."""
     needed = dict(trial.needs)
-    jury = {need.role for need in method.task.jury(trial.options, trial.profile)}  # type: ignore[arg-type]
-    for role in jury:
-        method.empanel(role, restore(needed[role], checkpoints))
+    for need in method.task.jury(trial.options, trial.profile):  # type: ignore[arg-type]
+        method.empanel(need.role, restore(needed[need.role], checkpoints))
     source = needed.get(WEIGHTS)
     owner = source or trial
     for need in method.needs(owner.options):
