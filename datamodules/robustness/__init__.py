@@ -1,0 +1,1 @@
+"""Datasets for attacks on classifiers and defences against them."""

@@ -1,0 +1,1 @@
+"""Robustness: attacks on classifiers, and the classifiers they are tried on."""
