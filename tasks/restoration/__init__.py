@@ -1,0 +1,1 @@
+"""Restoration: pictures brought back from less than they were."""
