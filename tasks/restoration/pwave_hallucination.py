@@ -14,16 +14,16 @@ it is WGAN-GP as cited. 6.6 `training_step`.
 
 What the paper leaves open, and was chosen:
 - all widths, 3 x 3 kernels, leaky ReLU, the output's tanh (see tasks/restoration/pwave_network.py);
-equalised learning rates, which the rate of 3e-3 presumes, in all but the two WNNs; lambda_gp = 10, l1, l2,
-l3 = 0.1, 1e-3, 0.1; "N = 8 (CelebA), 4 (WebFace)" is read as the batch size; the length of the training; m =
-3 exemplars in training.
+  equalised learning rates, which the rate of 3e-3 presumes, in all but the two WNNs; lambda_gp = 10, l1, l2,
+  l3 = 0.1, 1e-3, 0.1; "N = 8 (CelebA), 4 (WebFace)" is read as the batch size; the length of the training; m =
+  3 exemplars in training.
 - the W of the text is normalised over the exemplars; a caption says "second channel", which has length 1.
 - gradients of the losses on I_SR flow into G_S through WNN-2 (`detach_small` stops them).
 - Phi_p: VGG-16 with ImageNet weights where `vgg_weights` names the file (without LPIPS' learnt weights), else
-the middle layers of the identity network (`diagnostics` says which). Phi_ID: instead of a face-emotion
-network the last layer before classification of a network that tells persons apart, trained as a trial of its
-own on training persons; of unit length, so that l1 doesn't depend on its scale. Small pictures are enlarged
-to 64 pixels for both.
+  the middle layers of the identity network (`diagnostics` says which). Phi_ID: instead of a face-emotion
+  network the last layer before classification of a network that tells persons apart, trained as a trial of its
+  own on training persons; of unit length, so that l1 doesn't depend on its scale. Small pictures are enlarged
+  to 64 pixels for both.
 
 The `mini` profile has Adam's beta1 at 0.9 and decaying rates, which suit its few hundred steps, and l1 = l3 =
 0.005: 0.03 costs `m0` half a dB of PSNR there.
