@@ -31,8 +31,9 @@ def test_every_trial_of_the_suite_reads_trains_and_tests(real_data: Path, cache:
 
 
 def test_real_and_miniature_never_share_a_data_version(real_data: Path, cache: Path) -> None:
-    real = {trial.data_version for trial in trials(real_data, cache)}
-    assert all(version.startswith("real-") for version in real)
+    real = {(trial.dataset, trial.data_version) for trial in trials(real_data, cache)}
+    assert all(version.startswith("real-") for _, version in real)
+    assert {dataset for dataset, _ in real} == REAL
     assert len(real) == len(REAL)
 
 
