@@ -42,7 +42,7 @@ class Visit(int):
         visit.epoch = epoch
         return visit
 
-    def __getnewargs__(self) -> tuple[int, int]:
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
         return int(self), self.epoch
 
 
@@ -213,7 +213,7 @@ class Dataset(pl.LightningDataModule, ABC):
         """
         self._scheduled = None if batches is None else [list(batch) for batch in batches]
         if self.trainer is not None:
-            self.trainer.reload_dataloaders_every_n_epochs = 1
+            self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled by `seed` and epoch alone: the same order for every method, whatever else draws random numbers.
