@@ -217,7 +217,7 @@ def _cells(verdict: Verdict) -> list[str]:
     return [
         f"{verdict.claim.method} beats {verdict.claim.over}",
         header(verdict.measure),
-        verdict.place.dataset,
+        verdict.place.data_label,
         verdict.place.variant,
         verdict.place.profile_label,
         with_interval(difference.mean, difference.half_width, verdict.measure, signed=True)

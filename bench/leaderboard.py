@@ -1,10 +1,10 @@
 """Results to leaderboards: one table for each task, dataset, variant and profile, and nothing mixed in one.
 
-What makes a table of its own: the budget, if it isn't 1 (the profile is then called `mini×0.25`, say), and
-the version of the data (the version with the latest result has the plain file name). Results whose code
-has changed since may stem from another definition of a metric: they are shown with a mark and without a
-rank, and only as long as their label has no result of today's code. Numbers that papers print are shown
-below, never ranked.
+What makes a table of its own: options of the dataset that state another problem (`mini-imagenet shots=1`), the
+budget, if it isn't 1 (the profile is then called `mini×0.25`, say), and the version of the data (the version
+with the latest result has the plain file name). Results whose code has changed since may stem from another
+definition of a metric: they are shown with a mark and without a rank, and only as long as their label has no
+result of today's code. Numbers that papers print are shown below, never ranked.
 
 A row is one label; of two results of one label and seed the later counts. Ranks: rows in the order of the
 primary measure's mean; a row ties with the best row of the rank before it if their 95 % t-intervals over
@@ -65,10 +65,16 @@ class Place(NamedTuple):
 
     task: str
     dataset: str
+    problem: str
     variant: str
     profile: str
     budget: float
     data_version: str
+
+    @property
+    def data_label(self) -> str:
+        """The dataset, with the options that state another problem: `mini-imagenet shots=1`."""
+        return f"{self.dataset} {self.problem}" if self.problem else self.dataset
 
     @property
     def profile_label(self) -> str:
@@ -100,9 +106,9 @@ class Leaderboard:
 
     @property
     def name(self) -> str:
-        """`<task>.<dataset>.<variant>.<profile>`, fit for a file name."""
+        """`<task>.<dataset>.<variant>.<profile>`, fit for a file name; the problem stands with the dataset."""
         place = self.place
-        parts = [place.task, place.dataset, place.variant, place.profile_label.replace("×", "x")]
+        parts = [place.task, place.data_label, place.variant, place.profile_label.replace("×", "x")]
         return ".".join(
             _file_name(part) for part in [*parts, *([] if self.current else [place.data_version])]
         )
@@ -111,7 +117,7 @@ class Leaderboard:
     def title(self) -> str:
         place = self.place
         version = "" if self.current else f", data version {place.data_version}"
-        return f"{place.task} on {place.dataset} ({place.variant}, {place.profile_label}{version})"
+        return f"{place.task} on {place.data_label} ({place.variant}, {place.profile_label}{version})"
 
     def to_json(self) -> dict[str, Any]:
         """The table as strict JSON values; null where there is no number, infinities as "inf" and "-inf"."""
@@ -157,7 +163,7 @@ def build(
         try:
             measures = measures_of(place.task)
         except UsageError as error:
-            warnings.warn(f"{len(here)} results on {place.dataset} are left out: {error}", stacklevel=2)
+            warnings.warn(f"{len(here)} results on {place.data_label} are left out: {error}", stacklevel=2)
             continue
         boards.append(
             Leaderboard(
@@ -193,7 +199,7 @@ def current_places(gathered: Mapping[Place, Sequence[Result]]) -> set[Place]:
 
 def _order(place: Place) -> tuple[Any, ...]:
     known = _PROFILES.index(place.profile) if place.profile in _PROFILES else len(_PROFILES)
-    return (*place[:3], known, place.profile, -place.budget, place.data_version)
+    return (*place[:4], known, place.profile, -place.budget, place.data_version)
 
 
 class Staleness:
@@ -502,7 +508,7 @@ def _index(boards: Sequence[Leaderboard]) -> str:
         rows.append(
             [
                 place.task,
-                f"[{place.dataset}]({board.name}.md)",
+                f"[{place.data_label}]({board.name}.md)",
                 place.variant,
                 place.profile_label + ("" if board.current else f", data version {place.data_version}"),
                 leader,

@@ -121,9 +121,8 @@ def show_result(result: Result, stale: bool) -> None:
 
     console = Console()
     trial = result.trial
-    console.print(
-        f"[bold]{trial['label']}[/bold] on {trial['dataset']} ({trial['variant']}, {trial['profile']})"
-    )
+    data = f"{result.row.dataset} {result.row.problem}".rstrip()
+    console.print(f"[bold]{trial['label']}[/bold] on {data} ({trial['variant']}, {trial['profile']})")
     console.print(f"key {result.key}   seed {trial['seed']}   {result.status}{'   STALE' if stale else ''}")
     if not result.ok:
         console.print(f"[red]{result.reason}[/red]: {result.message}", markup=True)

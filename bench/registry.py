@@ -181,6 +181,20 @@ def dataset_options(cls: type[Dataset]) -> Mapping[str, Option]:
     }
 
 
+def problem_options(cls: type[Dataset]) -> frozenset[str]:
+    """The options `data.<name>` of a dataset that state another problem, whose results stand in tables of their own:
+    those that its class attribute `problem` names (none where it has no such attribute).
+
+    A `UsageError` where one of them is no option.
+    """
+    named = frozenset(f"data.{name}" for name in getattr(cls, "problem", ()))
+    if strange := named - dataset_options(cls).keys():
+        raise UsageError(
+            f"dataset {cls.name}: `problem` names {', '.join(sorted(strange))}, which is no option"
+        )
+    return named
+
+
 def _keywords(cls: type, skip: set[str]) -> dict[str, Option]:
     hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     return {

@@ -50,7 +50,7 @@ class ResultError(ValueError):
 
 
 class Row(NamedTuple):
-    """What places a result in a table; an excerpt of its trial."""
+    """What places a result in a table; an excerpt of its trial. problem: "" also in files that don't know it yet."""
 
     method: str
     label: str
@@ -61,6 +61,7 @@ class Row(NamedTuple):
     profile: str
     budget: float
     seed: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ class Result:
     """What a finished trial leaves.
 
     key: the trial's, 32 hex characters.
-    trial: method, preset (or None), label, task, dataset, variant, data_version, profile, seed, options (all,
-        resolved), overrides (those that differ from the default), needs.
+    trial: method, preset (or None), label, task, dataset, problem, variant, data_version, profile, seed, options
+        (all, resolved), overrides (those that differ from the default), needs.
     status: "ok", or "failed" with `reason` (one of `REASONS`), `message` and `traceback`.
     fingerprint: of the code and data that made it; where today's is another, the result is stale.
     primary: name of the task's primary measure; among `metrics` if the trial succeeded.
@@ -152,7 +153,7 @@ class Result:
             if digits == b"%08x" % zlib.crc32(memoryview(content)[_CHECKED_FROM:]):
                 head = _decode(content[: content.find(b",\n")] + b"}")
                 if head["schema"] == SCHEMA:
-                    head["row"] = Row._make(head["row"])
+                    head["row"] = Row(*head["row"])
                     head["metrics"] = _numbers(head["metrics"], "metrics")
                     if str in map(type, head["cost"].values()):
                         head["cost"] = _numbers(head["cost"], "cost", unknown=None)
@@ -331,7 +332,8 @@ _REST_TYPES = {
     "traceback": str,
     "curve": list,
 }
-_ROW_TYPES = (str, str, str, str, str, str, str, float, int)
+_ROW_TYPES = (str, str, str, str, str, str, str, float, int, str)
+_TEXTS = tuple(name for name in Row._fields if name not in ("budget", "seed"))
 _LARGEST_INT = 2**63 - 1
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
@@ -344,9 +346,9 @@ def _parse_head(document: Any) -> dict[str, Any]:
     head = _fields(document, _HEAD_TYPES)
     head["metrics"] = _numbers(head["metrics"], "metrics")
     head["cost"] = _numbers(head["cost"], "cost", unknown=None)
-    if tuple(map(type, head["row"])) != _ROW_TYPES:
+    if tuple(map(type, head["row"])) not in (_ROW_TYPES, _ROW_TYPES[:-1]):
         raise ResultError(f"'row' doesn't hold {', '.join(Row._fields)}")
-    head["row"] = Row._make(head["row"])
+    head["row"] = Row(*head["row"])
     if not _KEY.fullmatch(head["key"]):
         raise ResultError(f"key {head['key']!r} isn't 32 hex characters")
     reason = head["reason"] = document.get("reason")
@@ -386,7 +388,8 @@ def _fields(document: Mapping[str, Any], types: Mapping[str, type]) -> dict[str,
 
 def _row(trial: Mapping[str, Any]) -> Row:
     """The excerpt of a trial; `ResultError` names what it misses."""
-    for name in Row._fields[:-2]:
+    trial = {"problem": "", **trial}
+    for name in _TEXTS:
         if type(trial.get(name)) is not str:
             raise ResultError(f"'trial.{name}' is {trial.get(name)!r}, expected a str")
     if type(trial.get("seed")) is not int:
@@ -396,7 +399,7 @@ def _row(trial: Mapping[str, Any]) -> Row:
     budget = trial["options"].get("budget", 1.0)
     if type(budget) not in (int, float) or not 0 < budget < math.inf:
         raise ResultError(f"'trial.options.budget' is {budget!r}, expected a positive number")
-    return Row._make([*(trial[name] for name in Row._fields[:-2]), float(budget), trial["seed"]])
+    return Row(**{name: trial[name] for name in _TEXTS}, budget=float(budget), seed=trial["seed"])
 
 
 def _numbers(values: dict[str, Any], where: str, unknown: float | None = math.nan) -> dict[str, Any]:

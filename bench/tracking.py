@@ -87,7 +87,9 @@ class Tracker:
         trial = result.trial
         run = self._start(
             id=f"{result.key}-{result.started.replace(':', '').replace('+', 'p')}",
-            name=f"{trial['label']} {trial['dataset']} s{trial['seed']}",
+            name=" ".join(
+                filter(None, [trial["label"], trial["dataset"], result.row.problem, f"s{trial['seed']}"])
+            ),
             job_type=trial["task"],
             tags=[self.family(trial["task"]), trial["profile"], trial["variant"], result.status],
             config={

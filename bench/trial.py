@@ -83,14 +83,29 @@ class Trial:
     @property
     def label(self) -> str:
         """`method[:preset] option=value ... role@dataset`, as leaderboards show it: what was set on top of preset
-        and profile, and where needed trials were trained. The budget is part of the board's title."""
+        and profile, and where needed trials were trained. The budget and the problem are part of the board's title."""
         name = f"{self.method}:{self.preset}" if self.preset else self.method
-        shown = [f"{key}={_short(value)}" for key, value in self.overrides.items() if key != "budget"]
+        elsewhere_said = {"budget", *registry.problem_options(registry.dataset(self.dataset))}
+        shown = [
+            f"{key}={_short(value)}" for key, value in self.overrides.items() if key not in elsewhere_said
+        ]
         elsewhere = [f"{role}@{other.dataset}" for role, other in self.needs if other.dataset != self.dataset]
         return " ".join([name, *shown, *elsewhere])
 
+    @cached_property
+    def problem(self) -> str:
+        """The dataset's options that state another problem than its defaults do: "shots=1 ways=10", or ""."""
+        cls = registry.dataset(self.dataset)
+        known = registry.dataset_options(cls)
+        return " ".join(
+            f"{name.removeprefix('data.')}={_short(self.options[name])}"
+            for name in sorted(registry.problem_options(cls))
+            if self.options[name] != known[name].default
+        )
+
     def __str__(self) -> str:
-        return f"{self.label} on {self.dataset} ({self.variant}, {self.profile}, seed {self.seed})"
+        dataset = f"{self.dataset} {self.problem}".rstrip()
+        return f"{self.label} on {dataset} ({self.variant}, {self.profile}, seed {self.seed})"
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -103,6 +118,7 @@ class Trial:
             "label": self.label,
             "task": self.task,
             "dataset": self.dataset,
+            "problem": self.problem,
             "variant": self.variant,
             "data_version": self.data_version,
             "profile": self.profile,

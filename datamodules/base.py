@@ -72,6 +72,9 @@ class Dataset(pl.LightningDataModule, ABC):
     seed: of the order of training samples and of the loaders' augmentation.
     cache: folder of the rendered miniatures; default `~/.cache/paragone`.
 
+    A dataset whose options state different problems (ways and shots of an episode) names them in a class attribute
+    `problem`: results with other values than the defaults stand in leaderboards of their own.
+
     Raises `DataError` where files are missing or malformed.
     """
 

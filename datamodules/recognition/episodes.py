@@ -152,6 +152,7 @@ class EpisodicDataset(Dataset):
 
     tasks = ("few-shot-classification",)
     channels = 3
+    problem = ("ways", "shots")
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ def result(label: str, seed: int, speed: float, error: float = 0.5, **changes: A
         "label": label,
         "task": "walking",
         "dataset": "park",
+        "problem": "",
         "variant": "miniature",
         "data_version": "miniature-1",
         "profile": "mini",
@@ -178,7 +179,14 @@ def test_labels_must_fit_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"dataset": "beach"}, {"variant": "real"}, {"profile": "paper"}, {"options": {"budget": 0.5}}]
+    "other",
+    [
+        {"dataset": "beach"},
+        {"problem": "hills=3"},
+        {"variant": "real"},
+        {"profile": "paper"},
+        {"options": {"budget": 0.5}},
+    ],
 )
 def test_places_are_judged_apart(other: dict[str, Any]) -> None:
     results = [*both([5.0, 6.0, 7.0], [1.0, 2.0, 3.0]), *both([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], **other)]
@@ -241,6 +249,7 @@ def test_json() -> None:
         "reported": "+3 km/h (Table 2)",
         "task": "walking",
         "dataset": "park",
+        "problem": "",
         "variant": "miniature",
         "profile": "mini",
         "budget": 1.0,

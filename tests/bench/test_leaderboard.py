@@ -39,6 +39,7 @@ def result(label: str, seed: int, speed: float = 1.0, error: float = 0.5, **chan
         "label": label,
         "task": "walking",
         "dataset": "park",
+        "problem": "",
         "variant": "miniature",
         "data_version": "miniature-1",
         "profile": "mini",
@@ -205,6 +206,7 @@ def test_infinite_values_rank() -> None:
         ("profile", "paper"),
         ("budget", 0.25),
         ("data_version", "miniature-2"),
+        ("problem", "hills=3"),
     ],
 )
 def test_tables_of_their_own(field: str, other: Any) -> None:
@@ -219,6 +221,13 @@ def test_budget_is_part_of_the_profile() -> None:
     table = board([result("a", 0, budget=0.25)])
     assert table.title == "walking on park (miniature, mini×0.25)"
     assert table.name == "walking.park.miniature.minix0_25"
+
+
+def test_another_problem_is_named_with_the_dataset() -> None:
+    table = board([result("a", 0, problem="hills=3")])
+    assert table.title == "walking on park hills=3 (miniature, mini)"
+    assert table.name == "walking.park_hills_3.miniature.mini"
+    assert "[park hills=3](walking.park_hills_3.miniature.mini.md)" in leaderboard._index([table])
 
 
 def test_the_latest_data_version_has_the_plain_name() -> None:

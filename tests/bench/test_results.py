@@ -107,6 +107,21 @@ def test_row_is_the_excerpt_of_the_trial() -> None:
     assert ok(trial={**TRIAL, "options": {}}).row.budget == 1.0
 
 
+def test_a_problem_of_its_own_is_in_the_row_and_files_from_before_have_none() -> None:
+    result = ok(trial={**TRIAL, "problem": "shots=1"})
+    assert result.row.problem == "shots=1"
+    assert Result.from_bytes(result.to_bytes()) == result
+    before = ok().to_bytes()
+    shortened = before.replace(b',2,""],', b",2],")  # no problem in the row, as it was once written
+    assert shortened != before
+    assert Result.from_bytes(shortened) == ok()
+    lines = shortened[before.index(b",") + 1 :]
+    checked = b'{"checksum":"%08x",' % zlib.crc32(lines) + lines
+    assert Result.from_bytes(checked) == ok()
+    with pytest.raises(ResultError, match=r"trial\.problem"):
+        ok(trial={**TRIAL, "problem": 5})
+
+
 @pytest.mark.parametrize("result", [ok(), failed(), failed(reason="time-out"), ok(curve=[], pictures=[])])
 def test_survives_json_and_bytes(result: Result) -> None:
     assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.errors import UsageError
 from bench.trial import Places, Trial, resolve
 
@@ -48,6 +49,25 @@ def test_key_ignores_how_it_was_written(cache: Path) -> None:
         ).key
     )
     assert make(cache, overrides={"budget": 1}).key == make(cache).key
+
+
+def test_options_that_state_another_problem_are_told_apart_from_those_of_the_method(cache: Path) -> None:
+    plain = make(cache, "random_few_shot", "mini-imagenet")
+    assert (plain.problem, plain.label) == ("", "random_few_shot")
+    assert make(cache).problem == ""
+    other = make(cache, "random_few_shot", "mini-imagenet", overrides={"data.ways": 3, "data.shots": 1})
+    assert (other.problem, other.label) == ("shots=1 ways=3", "random_few_shot")
+    assert other.to_json()["problem"] == "shots=1 ways=3"
+    assert "on mini-imagenet shots=1 ways=3 (" in str(other)
+    same_problem = make(cache, "random_few_shot", "mini-imagenet", overrides={"data.queries": 3})
+    assert (same_problem.problem, same_problem.label) == ("", "random_few_shot data.queries=3")
+
+
+def test_a_problem_names_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = registry.dataset("mini-imagenet")
+    monkeypatch.setattr(cls, "problem", ("ways", "legs"))
+    with pytest.raises(UsageError, match=r"data\.legs"):
+        registry.problem_options(cls)
 
 
 def test_every_option_is_resolved(cache: Path) -> None:
