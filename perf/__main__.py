@@ -22,6 +22,8 @@ PARTS = (
     "text_ranks",
     "leaderboards",
 )
+WIDTH = 160
+"""Of the table in characters, where it goes to a file or a pipe."""
 
 
 def main(names: list[str]) -> int:
@@ -31,7 +33,7 @@ def main(names: list[str]) -> int:
         print(f"unknown part {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     table = Table("measured", "baseline", "seconds", "baseline seconds", "ratio", "note")
     for name in names or PARTS:
         began = time.perf_counter()
