@@ -53,7 +53,7 @@ class TrialTimeout(Exception):
 class Outcome:
     """What `run_trial` hands back: the result's document, and the files that go with it.
 
-    document: everything `bench.results.Result` holds. pictures: PNG bytes by name. checkpoint: safetensors
+    document: everything `bench.results.Result` holds. pictures: PNG bytes by name, in the document's order. checkpoint: safetensors
     bytes of the tested weights, where asked for.
     """
 
@@ -172,7 +172,7 @@ def _run(
         selection=selected,
         curve=curve.points,
         diagnostics={name: float(value) for name, value in method.diagnostics().items()},
-        pictures=sorted(f"pictures/{trial.key}/{name}" for name in outcome.pictures),
+        pictures=[f"pictures/{trial.key}/{name}" for name in outcome.pictures],
         cost={
             "parameters": cost.parameters(method),
             "flops": flops,

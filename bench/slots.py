@@ -73,7 +73,7 @@ class InProcess:
         self.on_activity: Any = None
 
     def free(self) -> int:
-        return 1
+        return 0 if self._done else 1  # what has finished is fetched, and stored, before the next one runs
 
     def start(self, job: Job) -> None:
         from bench.execution import run_trial

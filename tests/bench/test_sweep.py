@@ -6,10 +6,13 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 MANY = """
 seeds: [{seeds}]
@@ -88,6 +91,23 @@ def test_failures_in_this_process(playground: Any) -> None:
         "trouble:diverges/0": "non-finite loss",
         "linear/0": None,
     }
+
+
+def test_what_has_finished_in_this_process_outlives_it(playground: Any) -> None:
+    suite = playground.suite('trials: [{methods: [linear, "linear:slow", "trouble:exits"], datasets: [tiny]}]')
+    playground.run("run", suite, "--jobs", "0", code=3)
+    assert playground.stored().keys() == {"linear/0", "linear:slow/0"}
+
+
+def test_pictures_lie_under_their_names(playground: Any) -> None:
+    suite = playground.suite("trials: [{methods: [student], datasets: [tiny]}]")
+    playground.run("run", suite, "--jobs", "0")
+    pictures = playground.stored()["student/0"]["pictures"]
+    shown = {Path(path).stem: np.asarray(Image.open(playground.results / path)) for path in pictures}
+    assert {"prediction-0", "answer", "zest"} <= shown.keys()
+    assert (shown["answer"] == 42).all()
+    assert (shown["zest"] == 7).all()
+    assert shown["answer"].shape == (2, 3, 3) != shown["prediction-0"].shape
 
 
 def test_retries(playground: Any) -> None:

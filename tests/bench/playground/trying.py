@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torchmetrics import MeanMetric
@@ -83,6 +84,9 @@ class Student(Linear):
 
     def diagnostics(self) -> dict[str, float]:
         return {"taught": float(self.taught), "chain": float(self.chain)}
+
+    def figures(self) -> dict[str, np.ndarray]:
+        return {"answer": np.full((2, 3, 3), 42, np.uint8), "zest": np.full((2, 3, 3), 7, np.uint8)}
 
 
 class Duel(Linear):
