@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +185,154 @@ class EpisodesSpec(Spec):
     shots: int
     queries: int
     image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagsSpec(Spec):
+    """Bags of pictures with one label each, which the hidden classes of the pictures make by a rule.
+
+    instance_classes: names of the pictures' classes in label order.
+    rule: "presence": 1 if each class of `witnesses` occurs, else 0; "count": how many pictures are of the one
+        witness class; "mixture": 1 if the pictures are of more than one class, else 0.
+    witnesses: labels of the classes that matter; none for "mixture".
+    image_size: (height, width) of the pictures.
+    mean, std: of the pixels in [0, 1] by channel, as is usual to normalise this dataset with.
+    """
+
+    instance_classes: tuple[str, ...]
+    rule: Literal["presence", "count", "mixture"]
+    witnesses: tuple[int, ...] = ()
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def groups(self) -> tuple[int, ...]:
+        """The group of each instance class: kinds of pictures that the bag's label can tell apart.
+
+        Each witness is a group of its own (1, 2, ...), all other classes together are group 0; for "mixture" each
+        class is a group.
+        """
+        if self.rule == "mixture":
+            return tuple(range(len(self.instance_classes)))
+        return tuple(
+            self.witnesses.index(label) + 1 if label in self.witnesses else 0
+            for label in range(len(self.instance_classes))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSetsSpec(Spec):
+    """Sets of pictures of products, and a catalogue picture of each product.
+
+    image_size: (height, width) of what the loader serves.
+    """
+
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointClassesSpec(Spec):
+    """Point clouds of single objects with a class each.
+
+    classes: class names in label order.
+    points: points of a clean cloud.
+    conditions: names of the test's conditions, in the order of a sample's `condition`; the first one is `clean`.
+    up: the axis (0, 1, 2) that is vertical.
+    """
+
+    classes: tuple[str, ...]
+    points: int
+    conditions: tuple[str, ...] = ("clean",)
+    up: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectPartsSpec(Spec):
+    """Point clouds of single objects with a part label for each point.
+
+    categories: names of the objects' categories in label order.
+    parts: names of all parts in label order.
+    first_part: the first part of each category; a category's parts are consecutive.
+    points: points of a cloud.
+    up: the axis (0, 1, 2) that is vertical.
+    """
+
+    categories: tuple[str, ...]
+    parts: tuple[str, ...]
+    first_part: tuple[int, ...]
+    points: int
+    up: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidarBoxesSpec(Spec):
+    """LiDAR scans with oriented boxes of objects.
+
+    classes: names in label order.
+    point_range: (x, y, z, x, y, z) in metres, lower corner then upper: where objects are looked for.
+    mean_boxes: (length, width, height, z of the bottom) in metres of each class.
+    min_overlaps: the IoU above which a box is a hit, a class.
+    min_heights: pixels of image height below which a box doesn't count: at easy, moderate, hard.
+    palette: RGB 0..255 a class, for drawings.
+    """
+
+    classes: tuple[str, ...]
+    point_range: tuple[float, ...]
+    mean_boxes: tuple[tuple[float, ...], ...]
+    min_overlaps: tuple[float, ...]
+    min_heights: tuple[float, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    channels: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSpec(Spec):
+    """Pictures of classes of which some are never trained on and known by their attributes alone.
+
+    classes: class names in label order: first the `seen` ones, which are trained on, then `held_out` ones, which
+        weights may be selected on, then the unseen ones, which are only tested.
+    image_size: (height, width) in pixels of what the loader serves.
+    attributes: their names. values: strength 0..1 of each attribute (column) in each class (row).
+    present: 0 or 1, like `values`, where a dataset publishes such a matrix; else empty.
+    parts: names of the parts that people have clicked on; empty where nobody has.
+    """
+
+    classes: tuple[str, ...]
+    seen: int
+    held_out: int = 0
+    image_size: tuple[int, int]
+    attributes: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    present: tuple[tuple[int, ...], ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosesSpec(ImageClassesSpec):
+    """Pictures of objects in known poses, with a class each.
+
+    yaws, pitches: number of poses on either axis; a pose is a point (yaw, pitch) with yaw in 1..yaws and pitch in
+    1..pitches, and pose (yaw, pitch) is number (pitch - 1) * yaws + yaw - 1.
+    seen: the numbers of the poses that the training split has of each class, ascending.
+    """
+
+    yaws: int
+    pitches: int
+    seen: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandmarksSpec(Spec):
+    """Pictures of buildings and places, some of which are asked for.
+
+    image_size: pixels of the longer side of the pictures that validation and test serve; they keep their shapes.
+    train_size: side of the square pictures that training serves.
+    landmarks: labels of the training split, 0..landmarks-1; 0 where it has none.
+    """
+
+    image_size: int
+    train_size: int
+    landmarks: int = 0
 
 
 def _subclasses(cls: type[Spec]) -> list[type[Spec]]:
