@@ -17,6 +17,8 @@ PARTS = (
     "spatially_adaptive",
     "edge_matching",
     "transport",
+    "sparse_convolution",
+    "voxelisation",
     "shape_descriptor",
     "reid_ranking",
     "text_ranks",
