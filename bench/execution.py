@@ -53,8 +53,8 @@ class TrialTimeout(Exception):
 class Outcome:
     """What `run_trial` hands back: the result's document, and the files that go with it.
 
-    document: everything `bench.results.Result` holds. pictures: PNG bytes by name, in the document's order. checkpoint: safetensors
-    bytes of the tested weights, where asked for.
+    document: everything `bench.results.Result` holds. pictures: PNG bytes by name, in the document's order.
+    checkpoint: safetensors bytes of the tested weights, where asked for.
     """
 
     document: dict[str, Any]

@@ -94,7 +94,9 @@ def test_failures_in_this_process(playground: Any) -> None:
 
 
 def test_what_has_finished_in_this_process_outlives_it(playground: Any) -> None:
-    suite = playground.suite('trials: [{methods: [linear, "linear:slow", "trouble:exits"], datasets: [tiny]}]')
+    suite = playground.suite(
+        'trials: [{methods: [linear, "linear:slow", "trouble:exits"], datasets: [tiny]}]'
+    )
     playground.run("run", suite, "--jobs", "0", code=3)
     assert playground.stored().keys() == {"linear/0", "linear:slow/0"}
 
