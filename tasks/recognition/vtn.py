@@ -26,7 +26,8 @@ Left open by the paper and chosen here, besides what those files say:
 
 Baselines are trained by the task's loss alone, as in Table 1. `shared_field` is a control of our own: one group, so
 that one field moves all channels, with all the rest of VTN. Not here: kernel pooling, TASN and DCL as the networks
-around VTN (Tables 2 and 3), which are reported numbers only. No weights or code are published with the paper.
+around VTN (Tables 2 and 3), which are reported numbers only. The paper names a page for its code, but the names of
+its weights aren't known well enough here to load them.
 """
 
 from __future__ import annotations
