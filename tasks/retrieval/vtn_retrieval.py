@@ -21,7 +21,7 @@ Left open by the paper and chosen here:
 - one pass over a picture a scale, GeM's power mean over scales, the plain mean for the others.
 
 The paper's text says ResNet-50, but its row for GeM is the published one of a ResNet-101 with whitening. DELF with
-aggregated selective match kernels is a reported number only. Nothing is published with the paper.
+aggregated selective match kernels is a reported number only. No weights can be loaded: see `vtn`.
 """
 
 from __future__ import annotations
